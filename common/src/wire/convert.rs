@@ -1,0 +1,240 @@
+//! Measures to messages and back. What comes back is checked: a hostile snapshot is refused whole.
+
+use crate::stats::{
+    ActionStats, CheckStats, CounterStats, DecodeError, Distribution, ErrorKind, Fingerprint, Histogram, Layout, LoadStats,
+    Measures, SeriesKey, SeriesKind, StepStats, decode_into, encode,
+};
+use crate::wire::pb;
+
+/// Why a snapshot is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// A histogram that cannot be decoded.
+    #[error("{what} of {subject} cannot be read")]
+    Histogram {
+        /// The quantity.
+        what: &'static str,
+        /// Which step or load.
+        subject: u32,
+        /// Why.
+        #[source]
+        source: DecodeError,
+    },
+    /// The count beside a histogram is not the number of values in it.
+    #[error("{what} of {subject} holds {found} values but says {said}")]
+    Count {
+        /// The quantity.
+        what: &'static str,
+        /// Which step or load.
+        subject: u32,
+        /// In the histogram.
+        found: u64,
+        /// Beside it.
+        said: u64,
+    },
+    /// An index that the plan does not have.
+    #[error("{what} {index} is not in the plan")]
+    Unknown {
+        /// What it indexes.
+        what: &'static str,
+        /// The index.
+        index: u32,
+    },
+    /// Something is missing.
+    #[error("the snapshot has no {0}")]
+    Missing(&'static str),
+}
+
+/// Writes measures, adding every count of every histogram to the fingerprint.
+#[must_use]
+pub fn measures_to_wire(measures: &Measures, phase: u32, fingerprint: &mut Fingerprint) -> pb::Delta {
+    let mut write = |distribution: &Distribution, subject: u32, kind: SeriesKind| {
+        if distribution.is_empty() {
+            return None;
+        }
+        let series = SeriesKey { phase, subject, kind };
+        distribution.histogram.buckets().for_each(|(bucket, count)| fingerprint.add(series, bucket, count));
+        let mut hdr_v2 = Vec::new();
+        encode(&distribution.histogram, &mut hdr_v2);
+        Some(pb::Distribution {
+            hdr_v2: hdr_v2.into(),
+            count: distribution.count,
+            sum: distribution.sum,
+            min: distribution.min,
+            max: distribution.max,
+            clamped: distribution.clamped,
+        })
+    };
+    let steps = measures.steps.iter().map(|(&step, stats)| pb::StepDelta {
+        step,
+        sent: stats.sent,
+        ok: stats.ok,
+        failed: stats.failed,
+        unknown: stats.unknown,
+        bytes_sent: stats.bytes_sent,
+        bytes_received: stats.bytes_received,
+        statuses: stats.statuses.iter().map(|(status, count)| pb::StatusCount { status: status.into(), count }).collect(),
+        errors: stats.errors.iter().map(|(kind, count)| pb::KindCount { kind: kind as u32, count }).collect(),
+        response_time: write(&stats.response, step, SeriesKind::Response),
+        service_time: write(&stats.service, step, SeriesKind::Service),
+        connect_time: write(&stats.connect, step, SeriesKind::Connect),
+        tls_time: write(&stats.tls, step, SeriesKind::Tls),
+        first_byte_time: write(&stats.first_byte, step, SeriesKind::FirstByte),
+    });
+    let steps = steps.collect();
+    let loads = measures.loads.iter().map(|(&load, stats)| pb::LoadDelta {
+        load,
+        started: stats.started,
+        ok: stats.ok,
+        failed: stats.failed,
+        unknown: stats.unknown,
+        dropped: stats.dropped,
+        never_started: stats.never_started,
+        lateness: write(&stats.lateness, load, SeriesKind::Lateness),
+        iteration_time: write(&stats.iteration, load, SeriesKind::Iteration),
+    });
+    let loads = loads.collect();
+    pb::Delta {
+        steps,
+        loads,
+        counters: measures
+            .counters
+            .iter()
+            .map(|(&counter, stats)| pb::CounterDelta { counter, sum_millionths: stats.sum_millionths, count: stats.count })
+            .collect(),
+        actions: measures
+            .actions
+            .iter()
+            .map(|(&action, s)| pb::ActionDelta { action, chosen: s.chosen, ok: s.ok, failed: s.failed })
+            .collect(),
+        checks: measures
+            .checks
+            .iter()
+            .map(|(&check, s)| pb::CheckDelta { check, passed: s.passed, failed: s.failed })
+            .collect(),
+        scenario_errors: measures.scenario_errors,
+        scenario_error: measures.scenario_error.clone().unwrap_or_default(),
+    }
+}
+
+/// Reads measures, adding every count of every histogram to the fingerprint.
+///
+/// # Errors
+/// Where anything in it does not fit the layouts; nothing of it may then be used.
+pub fn measures_from_wire(delta: &pb::Delta, phase: u32, fingerprint: &mut Fingerprint) -> Result<Measures, SnapshotError> {
+    let mut sum = Fingerprint::default();
+    let mut read = |wire: Option<&pb::Distribution>, layout, subject, kind, what| {
+        let Some(wire) = wire else { return Ok(Distribution::new(layout)) };
+        let series = SeriesKey { phase, subject, kind };
+        let mut histogram = Histogram::new(layout);
+        let found = decode_into(&wire.hdr_v2, &mut histogram, |bucket, count| sum.add(series, bucket, count))
+            .map_err(|source| SnapshotError::Histogram { what, subject, source })?;
+        if found != wire.count {
+            return Err(SnapshotError::Count { what, subject, found, said: wire.count });
+        }
+        let (sum, min, max, clamped) = (wire.sum, wire.min, wire.max, wire.clamped);
+        Ok(Distribution { histogram, count: found, sum, min, max, clamped })
+    };
+    let mut measures = Measures::default();
+    for wire in &delta.steps {
+        let mut times = |wire_time: &Option<pb::Distribution>, kind, what| {
+            read(wire_time.as_ref(), Layout::Times, wire.step, kind, what)
+        };
+        let mut stats = StepStats {
+            sent: wire.sent,
+            ok: wire.ok,
+            failed: wire.failed,
+            unknown: wire.unknown,
+            bytes_sent: wire.bytes_sent,
+            bytes_received: wire.bytes_received,
+            response: times(&wire.response_time, SeriesKind::Response, "response time")?,
+            service: times(&wire.service_time, SeriesKind::Service, "service time")?,
+            connect: times(&wire.connect_time, SeriesKind::Connect, "connect time")?,
+            tls: times(&wire.tls_time, SeriesKind::Tls, "TLS time")?,
+            first_byte: times(&wire.first_byte_time, SeriesKind::FirstByte, "first-byte time")?,
+            ..StepStats::default()
+        };
+        for entry in &wire.statuses {
+            let status = u16::try_from(entry.status)
+                .ok()
+                .filter(|status| *status < 1_000)
+                .ok_or(SnapshotError::Unknown { what: "status", index: entry.status })?;
+            stats.statuses.add(status, entry.count);
+        }
+        wire.errors.iter().for_each(|entry| stats.errors.add_indexed(entry.kind, entry.count));
+        measures.steps.entry(wire.step).or_default().merge(&stats);
+    }
+    for wire in &delta.loads {
+        let lateness = read(wire.lateness.as_ref(), Layout::Times, wire.load, SeriesKind::Lateness, "lateness")?;
+        let iteration =
+            read(wire.iteration_time.as_ref(), Layout::LongTimes, wire.load, SeriesKind::Iteration, "iteration time")?;
+        let stats = LoadStats {
+            started: wire.started,
+            ok: wire.ok,
+            failed: wire.failed,
+            unknown: wire.unknown,
+            dropped: wire.dropped,
+            never_started: wire.never_started,
+            lateness,
+            iteration,
+        };
+        measures.loads.entry(wire.load).or_default().merge(&stats);
+    }
+    measures.counters.extend(
+        delta.counters.iter().map(|c| (c.counter, CounterStats { sum_millionths: c.sum_millionths, count: c.count })),
+    );
+    measures
+        .actions
+        .extend(delta.actions.iter().map(|a| (a.action, ActionStats { chosen: a.chosen, ok: a.ok, failed: a.failed })));
+    measures.checks.extend(delta.checks.iter().map(|c| (c.check, CheckStats { passed: c.passed, failed: c.failed })));
+    measures.scenario_errors = delta.scenario_errors;
+    measures.scenario_error = (!delta.scenario_error.is_empty()).then(|| delta.scenario_error.chars().take(500).collect());
+    debug_assert!(ErrorKind::ALL.len() < 64, "an index on the wire stays small");
+    fingerprint.merge(sum);
+    Ok(measures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some_measures() -> Measures {
+        let mut measures = Measures::default();
+        let step = measures.steps.entry(3).or_default();
+        step.sent = 5;
+        step.ok = 3;
+        step.failed = 1;
+        step.statuses.add(200, 3);
+        step.errors.add(ErrorKind::Timeout);
+        [10, 20, 30, 700_000_000].iter().for_each(|&us| step.response.record(us));
+        measures.loads.entry(0).or_default().iteration.record(12);
+        measures.counters.insert(1, CounterStats { sum_millionths: -5, count: 2 });
+        measures.actions.insert(0, ActionStats { chosen: 2, ok: 1, failed: 1 });
+        measures.checks.insert(0, CheckStats { passed: 2, failed: 0 });
+        measures.scenario_errors = 1;
+        measures.scenario_error = Some("x".to_owned());
+        measures
+    }
+
+    #[test]
+    fn the_round_trip_is_the_identity_and_the_fingerprints_agree() {
+        let (mut sent, mut received) = (Fingerprint::default(), Fingerprint::default());
+        let measures = some_measures();
+        let wire = measures_to_wire(&measures, 2, &mut sent);
+        assert_eq!(measures_from_wire(&wire, 2, &mut received), Ok(measures));
+        assert_eq!(sent, received);
+        assert_ne!(sent, Fingerprint::default());
+    }
+
+    #[test]
+    fn a_damaged_snapshot_is_refused_whole() {
+        let mut wire = measures_to_wire(&some_measures(), 0, &mut Fingerprint::default());
+        let mut sum = Fingerprint::default();
+        wire.steps[0].response_time.as_mut().unwrap().count += 1;
+        assert!(matches!(measures_from_wire(&wire, 0, &mut sum), Err(SnapshotError::Count { found: 4, said: 5, .. })));
+        assert_eq!(sum, Fingerprint::default());
+        wire.steps[0].statuses[0].status = 70_000;
+        wire.steps[0].response_time = None;
+        assert!(matches!(measures_from_wire(&wire, 0, &mut sum), Err(SnapshotError::Unknown { what: "status", .. })));
+    }
+}

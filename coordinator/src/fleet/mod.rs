@@ -1,0 +1,5 @@
+//! Who is there.
+
+pub mod core;
+
+pub use self::core::{FleetCore, Member, Refusal};

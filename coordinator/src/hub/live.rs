@@ -1,0 +1,210 @@
+//! A live run: its core, its measures, and the facts that its report will need.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use loadgrid_common::id::{RunId, WorkerId};
+use loadgrid_common::plan::Plan;
+use loadgrid_common::time::Moment;
+use loadgrid_common::wire::pb;
+
+use super::{PhaseView, RunView};
+use crate::ingest::Ingest;
+use crate::report::{self, Facts, PhaseFacts, Report, WorkerFacts};
+use crate::run::{EndReason, LostWorker, RunCore, RunEffect, RunEvent, Stage};
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct LiveRun {
+    pub(super) run: RunId,
+    pub(super) plan: Plan,
+    pub(super) plan_hash: String,
+    pub(super) started_at: String,
+    pub(super) core: RunCore,
+    pub(super) ingest: Ingest,
+    phases: Vec<(Option<Moment>, Option<Moment>)>,
+    lost: Vec<LostWorker>,
+    costs: BTreeMap<WorkerId, WorkerFacts>,
+    skew: Duration,
+    uncertainty: Duration,
+    warnings: Vec<String>,
+    pub(super) reason: Option<EndReason>,
+}
+
+/// What the actor has to do for a live run.
+pub(super) enum Task {
+    /// Give an order.
+    Send(WorkerId, Box<pb::from_coordinator::Message>),
+    /// The run has ended; its report is due.
+    Ended,
+}
+
+impl LiveRun {
+    pub(super) fn new(run: RunId, plan: Plan, plan_hash: String, started_at: String, core: RunCore) -> Self {
+        let ingest = Ingest::new(&plan);
+        let phases = vec![(None, None); plan.phases.len()];
+        Self {
+            run, plan, plan_hash, started_at, core, ingest, phases,
+            lost: Vec::new(),
+            costs: BTreeMap::new(),
+            skew: Duration::ZERO,
+            uncertainty: Duration::ZERO,
+            warnings: Vec::new(),
+            reason: None,
+        }
+    }
+
+    /// Lets the core know, takes note of what it decides, and returns what is left to do.
+    pub(super) fn handle(&mut self, now: Moment, event: RunEvent) -> Vec<Task> {
+        if let RunEvent::Progress { progress, .. } = &event {
+            self.clocks(progress);
+        }
+        let mut tasks = Vec::new();
+        for effect in self.core.handle(now, event) {
+            match effect {
+                RunEffect::Send { worker, order } => tasks.push(Task::Send(worker, order)),
+                RunEffect::PhaseBegins(span) => {
+                    if span.phase == 0 {
+                        let shares = self.core.shares().to_vec();
+                        shares.iter().for_each(|(worker, incarnation, _)| self.ingest.joined(worker, *incarnation));
+                    }
+                    if let Some(phase) = self.phases.get_mut(span.phase as usize) {
+                        phase.0 = Some(span.zero);
+                    }
+                }
+                RunEffect::PhaseEnded { phase, at } => {
+                    if let Some(phase) = self.phases.get_mut(phase as usize) {
+                        phase.1 = Some(at);
+                    }
+                }
+                RunEffect::WorkerLost(lost) => {
+                    self.ingest.lost(&lost.worker);
+                    self.warnings.push(format!("worker {} was lost; its share is not carried on", lost.worker));
+                    self.lost.push(lost);
+                }
+                RunEffect::Ended(reason) => {
+                    self.reason = Some(reason);
+                    tasks.push(Task::Ended);
+                }
+            }
+        }
+        tasks
+    }
+
+    fn clocks(&mut self, progress: &pb::Progress) {
+        if progress.run != self.run.as_str() {
+            return;
+        }
+        for zero in &progress.zeros {
+            self.skew = self.skew.max(Duration::from_nanos(zero.seen_minus_at_ns.unsigned_abs()));
+        }
+        if progress.started > 0 && progress.clock_uncertainty_ns < u64::MAX {
+            self.uncertainty = self.uncertainty.max(Duration::from_nanos(progress.clock_uncertainty_ns));
+        }
+    }
+
+    /// What a worker's load costs it, while load runs.
+    pub(super) fn health(&mut self, worker: &WorkerId, threads: u32, health: &pb::Health) {
+        if self.core.stage() != Stage::Running {
+            return;
+        }
+        let cost = self.costs.entry(worker.clone()).or_default();
+        cost.worker = worker.to_string();
+        cost.threads = threads;
+        cost.cpu_sum += health.cpu_percent;
+        cost.cpu_readings += 1;
+        cost.cpu_max = cost.cpu_max.max(health.cpu_percent);
+        cost.rss_max = cost.rss_max.max(health.rss_bytes);
+        cost.descriptors_max = cost.descriptors_max.max(health.open_descriptors);
+    }
+
+    /// Workers whose last word is here with everything before it.
+    pub(super) fn complete(&self) -> Vec<WorkerId> {
+        let complete = self.ingest.workers().iter().filter(|(_, totals)| {
+            totals.seal.as_ref().is_some_and(|seal| totals.sequence.contiguous() >= seal.last_seq)
+        });
+        complete.map(|(id, _)| id.clone()).collect()
+    }
+
+    /// The report; meaningful once the run has ended.
+    pub(super) fn report(&self, now: Moment) -> Report {
+        let zero = self.core.run_zero();
+        let run_time = |at: Moment| zero.map_or(Duration::ZERO, |zero| at.since(zero));
+        let phases: Vec<PhaseFacts> =
+            self.phases.iter().map(|&(zero, end)| PhaseFacts { zero: zero.map(run_time), end: end.map(run_time) }).collect();
+        let lost: Vec<(WorkerId, Duration)> =
+            self.lost.iter().map(|lost| (lost.worker.clone(), run_time(lost.lease_end))).collect();
+        let reason = self.reason.clone().unwrap_or(EndReason::Completed);
+        let costs: Vec<WorkerFacts> = self.costs.values().cloned().collect();
+        let last_end = phases.iter().filter_map(|phase| phase.end).max();
+        report::build(&Facts {
+            run: &self.run,
+            plan: &self.plan,
+            plan_hash: &self.plan_hash,
+            started_at: &self.started_at,
+            ended_at: match last_end {
+                Some(end) if reason == EndReason::Completed => end,
+                _ => run_time(now),
+            },
+            completed: reason == EndReason::Completed,
+            reason: &reason,
+            ingest: &self.ingest,
+            shares: self.core.shares(),
+            lost: &lost,
+            phases: &phases,
+            start_skew: self.skew,
+            clock_uncertainty: self.uncertainty,
+            workers: &costs,
+            warnings: &[],
+        })
+    }
+
+    /// The run as its watchers see it.
+    pub(super) fn view(&self, now: Moment, exit_code: Option<u8>) -> RunView {
+        let (live, all) = self.core.counts();
+        let stage = self.core.stage();
+        let note = match stage {
+            Stage::Waiting => format!("{live} of {} workers are there", self.core.needed()),
+            Stage::Preparing => "preparing the workers".to_owned(),
+            Stage::Running | Stage::Ended => String::new(),
+            Stage::Draining => "waiting for what is under way".to_owned(),
+        };
+        let zero = self.core.run_zero();
+        RunView {
+            run: self.run.clone(),
+            scenario: self.plan.name.clone(),
+            stage,
+            note,
+            elapsed: zero.map_or(Duration::ZERO, |zero| now.since(zero)),
+            phases: (0_u32..).zip(&self.phases).map(|(number, &span)| self.phase_view(now, number, span)).collect(),
+            workers: (live, all),
+            exit_code,
+            warnings: self.warnings.clone(),
+        }
+    }
+
+    fn phase_view(&self, now: Moment, number: u32, (zero, end): (Option<Moment>, Option<Moment>)) -> PhaseView {
+        let plan = self.plan.phases.get(number as usize);
+        let length = plan.map(loadgrid_common::plan::Phase::length).unwrap_or_default();
+        let mut view = PhaseView {
+            name: plan.map(|phase| phase.name.clone()).unwrap_or_default(),
+            length,
+            elapsed: zero.map_or(Duration::ZERO, |zero| end.unwrap_or(now).since(zero).min(length)),
+            started: zero.is_some_and(|zero| zero <= now),
+            ended: end.is_some(),
+            ..PhaseView::default()
+        };
+        if let Some(measures) = self.ingest.totals().get(&number) {
+            view.exchanges = measures.steps.values().map(loadgrid_common::stats::StepStats::ended).sum();
+            view.failed = measures.steps.values().map(|step| step.failed).sum();
+            view.dropped = measures.loads.values().map(|load| load.dropped).sum();
+        }
+        if let Some(window) = self.ingest.windows().newest_closed().filter(|window| window.phase == number && end.is_none()) {
+            let seconds = window.length().as_secs_f64();
+            view.rate_per_s = if seconds > 0.0 { window.exchanges as f64 / seconds } else { 0.0 };
+            view.p95_us = window.response.quantile(0.95).unwrap_or_default();
+            view.users = u32::try_from(window.users).unwrap_or(u32::MAX);
+        }
+        view
+    }
+}

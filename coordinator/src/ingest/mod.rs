@@ -1,0 +1,9 @@
+//! Snapshots to one truth: ledger, windows, totals.
+
+pub mod core;
+mod ledger;
+mod windows;
+
+pub use self::core::{Accepted, Fold, Ingest, WorkerTotals};
+pub use self::ledger::Sequence;
+pub use self::windows::{Window, Windows};

@@ -1,0 +1,291 @@
+//! From the facts of a run to its report. Pure.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use loadgrid_common::id::{Incarnation, RunId, WorkerId};
+use loadgrid_common::plan::Plan;
+use loadgrid_common::stats::{Blame, Distribution, Measures, StepStats};
+use loadgrid_common::time::micros;
+
+use super::accounts;
+use super::model::{
+    Action, Check, Counter, FORMAT, Iterations, Phase, Rank, Report, Resources, Run, Step, Times, Totals, Window, WorkerResources,
+};
+use crate::ingest::Ingest;
+use crate::judge::{self, Figures};
+use crate::run::EndReason;
+
+/// What is known about a run when it has ended. Times are run time unless they say otherwise.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    /// The run.
+    pub run: &'a RunId,
+    /// Its plan.
+    pub plan: &'a Plan,
+    /// Hash of the plan.
+    pub plan_hash: &'a str,
+    /// When it was submitted, RFC 3339.
+    pub started_at: &'a str,
+    /// From phase zero of the first phase to the end; zero where nothing began.
+    pub ended_at: Duration,
+    /// Why it ended.
+    pub reason: &'a EndReason,
+    /// Whether all phases were carried out.
+    pub completed: bool,
+    /// What was measured.
+    pub ingest: &'a Ingest,
+    /// Owners and weights, in slot order.
+    pub shares: &'a [(WorkerId, Incarnation, u32)],
+    /// Workers that were lost, with the end of their lease.
+    pub lost: &'a [(WorkerId, Duration)],
+    /// By phase.
+    pub phases: &'a [PhaseFacts],
+    /// Largest skew of a start, and largest uncertainty of a clock.
+    pub start_skew: Duration,
+    /// See above.
+    pub clock_uncertainty: Duration,
+    /// What the run cost its workers.
+    pub workers: &'a [WorkerFacts],
+    /// Anything else that a reader must know.
+    pub warnings: &'a [String],
+}
+
+/// When a phase began and ended; `None` where it did not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PhaseFacts {
+    /// Phase zero.
+    pub zero: Option<Duration>,
+    /// The end of its last user.
+    pub end: Option<Duration>,
+}
+
+/// What a run cost a worker.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerFacts {
+    /// Its name.
+    pub worker: String,
+    /// Load threads.
+    pub threads: u32,
+    /// Sum and number of readings of its processor time, in per cent of a core.
+    pub cpu_sum: f64,
+    /// See above.
+    pub cpu_readings: u32,
+    /// Highest reading.
+    pub cpu_max: f64,
+    /// Highest resident memory.
+    pub rss_max: u64,
+    /// Most open descriptors.
+    pub descriptors_max: u64,
+}
+
+impl Facts<'_> {
+    /// The end of a lost worker's lease.
+    #[must_use]
+    pub fn lost_at(&self, worker: &WorkerId) -> Option<Duration> {
+        self.lost.iter().find(|(lost, _)| lost == worker).map(|(_, at)| *at)
+    }
+}
+
+/// Builds the report.
+#[must_use]
+pub fn build(facts: &Facts<'_>) -> Report {
+    let mut gaps = Vec::new();
+    let accounts = accounts::close(facts, &mut gaps);
+    let phase_iterations: Vec<Iterations> = accounts.iter().map(|loads| accounts::sum(loads.iter())).collect();
+    let ledger = accounts::ledger(facts, &accounts, gaps);
+    let nothing = Measures::default();
+    let of_phase = |phase: usize| u32::try_from(phase).ok().and_then(|phase| facts.ingest.totals().get(&phase)).unwrap_or(&nothing);
+    let mut whole = Measures::default();
+    let mut phases = Vec::new();
+    for (number, (plan, iterations)) in facts.plan.phases.iter().zip(&phase_iterations).enumerate() {
+        let measures = of_phase(number);
+        whole.merge(measures);
+        let span = facts.phases.get(number).copied().unwrap_or_default();
+        let length = length_of(facts, number, span);
+        phases.push(Phase {
+            name: plan.name.clone(),
+            started: span.zero.is_some(),
+            duration_us: micros(length),
+            totals: totals(measures, iterations, length),
+            iterations: *iterations,
+            steps: measures.steps.iter().map(|(&id, stats)| step(&name_of(&facts.plan.steps, id), stats)).collect(),
+        });
+    }
+    let length: Duration = phases.iter().map(|phase| Duration::from_micros(phase.duration_us)).sum();
+    let names = |list: &[String], id: u32| name_of(list, id);
+    let figures = Figures { facts, phase_iterations: &phase_iterations };
+    let thresholds = judge::thresholds(&figures);
+    let validity = judge::validity(facts, &ledger);
+    let verdict = judge::verdict(facts, &ledger, &validity, &thresholds, &whole);
+    Report {
+        format: FORMAT,
+        run: Run {
+            id: facts.run.to_string(),
+            scenario: facts.plan.name.clone(),
+            target: facts.plan.target.clone(),
+            started_at: facts.started_at.to_owned(),
+            duration_us: micros(facts.ended_at),
+            plan_hash: facts.plan_hash.to_owned(),
+            workers: u32::try_from(facts.shares.len()).unwrap_or(u32::MAX),
+            start_skew_us: micros(facts.start_skew),
+            clock_uncertainty_us: micros(facts.clock_uncertainty),
+            seed: facts.plan.seed,
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        verdict,
+        validity,
+        totals: totals(&whole, &ledger.iterations, length),
+        ledger,
+        phases,
+        ranking: ranking(facts, &whole),
+        actions: whole
+            .actions
+            .iter()
+            .map(|(&id, a)| Action { action: names(&facts.plan.actions, id), chosen: a.chosen, ok: a.ok, failed: a.failed })
+            .collect(),
+        counters: whole
+            .counters
+            .iter()
+            .map(|(&id, c)| (names(&facts.plan.counters, id), Counter { sum: c.sum_millionths as f64 / 1e6, count: c.count }))
+            .collect(),
+        checks: whole
+            .checks
+            .iter()
+            .map(|(&id, c)| Check { check: names(&facts.plan.checks, id), passed: c.passed, failed: c.failed })
+            .collect(),
+        thresholds,
+        resources: Resources { workers: facts.workers.iter().map(worker_resources).collect(), hosts: Vec::new() },
+        timeline: timeline(facts),
+        ..Report::default()
+    }
+}
+
+fn name_of(list: &[String], id: u32) -> String {
+    list.get(id as usize).cloned().unwrap_or_else(|| format!("#{id}"))
+}
+
+/// How long a phase offered load: its planned length, or up to where it was broken off.
+fn length_of(facts: &Facts<'_>, number: usize, span: PhaseFacts) -> Duration {
+    let planned = facts.plan.phases.get(number).map(loadgrid_common::plan::Phase::length).unwrap_or_default();
+    span.zero.map_or(Duration::ZERO, |zero| planned.min(span.end.unwrap_or(facts.ended_at).saturating_sub(zero)))
+}
+
+/// The figures of a distribution.
+#[must_use]
+pub fn times(distribution: &Distribution) -> Times {
+    let Some(summary) = distribution.summary() else { return Times::default() };
+    let q = |q: f64| distribution.quantile(q).unwrap_or_default();
+    Times {
+        count: summary.count,
+        min_us: summary.min,
+        mean_us: summary.mean,
+        p50_us: q(0.5),
+        p90_us: q(0.9),
+        p95_us: q(0.95),
+        p99_us: q(0.99),
+        p99_9_us: q(0.999),
+        max_us: summary.max,
+    }
+}
+
+fn totals(measures: &Measures, iterations: &Iterations, length: Duration) -> Totals {
+    let mut totals = Totals { dropped: iterations.dropped, ..Totals::default() };
+    let (mut response, mut service, mut lateness) = (Distribution::default(), Distribution::default(), Distribution::default());
+    for step in measures.steps.values() {
+        totals.exchanges += step.ended();
+        totals.ok += step.ok;
+        totals.failed += step.failed;
+        totals.bytes_sent += step.bytes_sent;
+        totals.bytes_received += step.bytes_received;
+        response.merge(&step.response);
+        service.merge(&step.service);
+    }
+    measures.loads.values().for_each(|load| lateness.merge(&load.lateness));
+    let seconds = length.as_secs_f64();
+    let per_second = |count: u64| if seconds > 0.0 { (count as f64 / seconds * 1_000.0).round() / 1_000.0 } else { 0.0 };
+    totals.offered_per_s = per_second(iterations.started + iterations.dropped);
+    totals.achieved_per_s = per_second(iterations.ok + iterations.failed);
+    totals.exchanges_per_s = per_second(totals.exchanges);
+    totals.response_time = times(&response);
+    totals.service_time = times(&service);
+    totals.lateness = times(&lateness);
+    totals
+}
+
+fn step(name: &str, stats: &StepStats) -> Step {
+    let errors = |blame: Blame| {
+        let of = stats.errors.iter().filter(|(kind, _)| kind.blame() == blame);
+        of.map(|(kind, count)| (kind.name().to_owned(), count)).collect::<BTreeMap<_, _>>()
+    };
+    Step {
+        step: name.to_owned(),
+        exchanges: stats.ended(),
+        failed: stats.failed,
+        unknown: stats.unknown,
+        status_codes: stats.statuses.iter().map(|(status, count)| (status.to_string(), count)).collect(),
+        errors: errors(Blame::Target),
+        generator_errors: errors(Blame::Generator),
+        response_time: times(&stats.response),
+        service_time: times(&stats.service),
+        connect_time: times(&stats.connect),
+        tls_time: times(&stats.tls),
+        first_byte_time: times(&stats.first_byte),
+    }
+}
+
+fn ranking(facts: &Facts<'_>, whole: &Measures) -> Vec<Rank> {
+    let all: u64 = whole.steps.values().map(|step| step.response.sum).sum();
+    let mut ranking: Vec<Rank> = whole
+        .steps
+        .iter()
+        .filter_map(|(&id, stats)| {
+            let summary = stats.response.summary()?;
+            Some(Rank {
+                step: name_of(&facts.plan.steps, id),
+                share_of_time: if all > 0 { (stats.response.sum as f64 / all as f64 * 1e4).round() / 1e4 } else { 0.0 },
+                mean_us: summary.mean,
+                exchanges: summary.count,
+            })
+        })
+        .collect();
+    ranking.sort_by(|a, b| b.share_of_time.total_cmp(&a.share_of_time).then_with(|| a.step.cmp(&b.step)));
+    ranking
+}
+
+fn worker_resources(worker: &WorkerFacts) -> WorkerResources {
+    let mean = if worker.cpu_readings > 0 { worker.cpu_sum / f64::from(worker.cpu_readings) } else { 0.0 };
+    WorkerResources {
+        worker: worker.worker.clone(),
+        threads: worker.threads,
+        cpu_mean_percent: (mean * 10.0).round() / 10.0,
+        cpu_max_percent: (worker.cpu_max * 10.0).round() / 10.0,
+        rss_max_bytes: worker.rss_max,
+        open_descriptors_max: worker.descriptors_max,
+    }
+}
+
+fn timeline(facts: &Facts<'_>) -> Vec<Window> {
+    let windows = facts.ingest.windows().iter();
+    windows
+        .map(|window| {
+            let seconds = window.length().as_secs_f64();
+            let q = |q: f64| window.response.quantile(q).unwrap_or_default();
+            Window {
+                from_us: micros(window.from),
+                to_us: micros(window.to),
+                phase: facts.plan.phases.get(window.phase as usize).map(|phase| phase.name.clone()).unwrap_or_default(),
+                users: window.users,
+                exchanges: window.exchanges,
+                failed: window.failed,
+                dropped: window.dropped,
+                rate_per_s: if seconds > 0.0 { (window.exchanges as f64 / seconds * 10.0).round() / 10.0 } else { 0.0 },
+                p50_us: q(0.5),
+                p95_us: q(0.95),
+                p99_us: q(0.99),
+                max_us: window.response.max,
+                lateness_p99_us: window.lateness.quantile(0.99).unwrap_or_default(),
+            }
+        })
+        .collect()
+}

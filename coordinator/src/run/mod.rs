@@ -1,0 +1,5 @@
+//! One test, from submission to verdict.
+
+pub mod core;
+
+pub use self::core::{EndReason, LostWorker, PhaseSpan, RunConfig, RunCore, RunEvent, RunEffect, Stage};

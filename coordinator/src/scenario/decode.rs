@@ -1,0 +1,508 @@
+//! From the tree to typed documents, without stopping at the first mistake.
+//!
+//! A type says once which keys it has; its decoder and its JSON Schema both come from that. Decoding
+//! returns `None` after it has told the sink why, and its siblings go on, so all problems come at once.
+//! See `docs/decisions/0003-our-own-decoder.md` for why this is not serde.
+
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use serde_json::{Value as Json, json};
+
+use super::problem::{Sink, Span, suggest};
+use super::tree::{Key, Node, Value};
+
+/// A type that a node can be read as.
+pub(super) trait Decode: Sized {
+    /// Reads it, or tells why not.
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self>;
+    /// Its JSON Schema.
+    fn schema(definitions: &mut Definitions) -> Json;
+}
+
+/// The named parts of a JSON Schema.
+#[derive(Debug, Default)]
+pub(super) struct Definitions(pub(super) BTreeMap<&'static str, Json>);
+
+impl Definitions {
+    /// A reference to a named part, made the first time it is asked for.
+    pub(super) fn reference(&mut self, name: &'static str, make: impl FnOnce(&mut Self) -> Json) -> Json {
+        if !self.0.contains_key(name) {
+            // A type may refer to itself, so its name is taken before it is made.
+            self.0.insert(name, Json::Null);
+            let schema = make(self);
+            self.0.insert(name, schema);
+        }
+        json!({ "$ref": format!("#/$defs/{name}") })
+    }
+}
+
+/// The entries of a mapping, or a problem.
+pub(super) fn entries<'a>(node: &'a Node, what: &str, sink: &mut Sink) -> Option<&'a [(Key, Node)]> {
+    if let Value::Map(entries) = &node.value {
+        return Some(entries);
+    }
+    sink.add(node.span, format!("{what} must be a mapping, not {}", node.kind()));
+    None
+}
+
+/// What a key of a mapping is to its type.
+pub(super) fn check_key(key: &Key, known: &[&'static str], later: &[&'static str], sink: &mut Sink) {
+    if key.text.starts_with("x-") || known.contains(&&*key.text) {
+        return;
+    }
+    if later.contains(&&*key.text) {
+        sink.add_with_hint(key.span, format!("`{}` is not supported yet by this version", key.text), "remove it; the changelog tells when it comes");
+        return;
+    }
+    let message = format!("unknown key `{}`", key.text);
+    match suggest(&key.text, known.iter().copied()) {
+        Some(hint) => sink.add_with_hint(key.span, message, hint),
+        None => sink.add(key.span, message),
+    }
+}
+
+/// Declares a mapping: its keys, which of them are required, and which a later version will have.
+/// With `short KEY`, a scalar stands for the mapping with only that key.
+macro_rules! mapping {
+    (
+        $(#[doc = $doc:literal])*
+        struct $name:ident $(short $short:ident)? {
+            $($(#[doc = $field_doc:literal])* $need:ident $field:ident: $type:ty,)*
+        }
+        $(later $later:expr)?
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug)]
+        pub(super) struct $name {
+            /// Where it stands.
+            #[allow(dead_code, reason = "not every kind of mapping needs its place again")]
+            pub(super) span: Span,
+            $($(#[doc = $field_doc])* pub(super) $field: mapping!(@type $need $type),)*
+        }
+
+        impl $crate::scenario::decode::Decode for $name {
+            fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+                const KNOWN: &[&str] = &[$(mapping!(@key $field)),*];
+                const LATER: &[&str] = mapping!(@later $($later)?);
+                let lifted = $crate::scenario::decode::lift(node, mapping!(@short $($short)?));
+                let node = lifted.as_ref().unwrap_or(node);
+                let entries = $crate::scenario::decode::entries(node, concat!("`", stringify!($name), "`"), sink)?;
+                let mut broken = false;
+                $(let mut $field = (None::<$type>, false);)*
+                for (key, value) in entries {
+                    match &*key.text {
+                        $(text if text == mapping!(@key $field) => {
+                            $field.1 = true;
+                            $field.0 = $crate::scenario::decode::Decode::decode(value, sink);
+                            broken |= $field.0.is_none();
+                        })*
+                        _ => $crate::scenario::decode::check_key(key, KNOWN, LATER, sink),
+                    }
+                }
+                $(mapping!(@missing $need $field node sink broken);)*
+                if broken { return None; }
+                $(let $field = $field.0;)*
+                Some(Self { span: node.span, $($field: mapping!(@take $need $field)),* })
+            }
+
+            fn schema(definitions: &mut $crate::scenario::decode::Definitions) -> serde_json::Value {
+                definitions.reference(stringify!($name), |definitions| {
+                    let mut properties = serde_json::Map::new();
+                    let mut required: Vec<&str> = Vec::new();
+                    $(
+                        let mut schema = <$type as $crate::scenario::decode::Decode>::schema(definitions);
+                        $crate::scenario::decode::describe(&mut schema, &[$($field_doc),*]);
+                        properties.insert(mapping!(@key $field).to_owned(), schema);
+                        mapping!(@require $need $field required);
+                    )*
+                    let mut object = serde_json::json!({
+                        "type": "object",
+                        "properties": properties,
+                        "patternProperties": { "^x-": true },
+                        "additionalProperties": false,
+                    });
+                    if !required.is_empty() {
+                        object["required"] = serde_json::json!(required);
+                    }
+                    $crate::scenario::decode::describe(&mut object, &[$($doc),*]);
+                    $crate::scenario::decode::allow_short(&mut object, mapping!(@short $($short)?));
+                    object
+                })
+            }
+        }
+    };
+    (@type required $type:ty) => { $type };
+    (@type optional $type:ty) => { Option<$type> };
+    (@take required $field:ident) => { $field? };
+    (@take optional $field:ident) => { $field };
+    (@short) => { None };
+    (@short $short:ident) => { Some(stringify!($short)) };
+    (@key $field:ident) => { $crate::scenario::decode::key_name(stringify!($field)) };
+    (@later) => { &[] };
+    (@later $later:expr) => { $later };
+    (@require required $field:ident $list:ident) => { $list.push(mapping!(@key $field)) };
+    (@require optional $field:ident $list:ident) => {};
+    (@missing required $field:ident $node:ident $sink:ident $broken:ident) => {
+        if !$field.1 {
+            $sink.add($node.span, format!("`{}` is missing here", mapping!(@key $field)));
+            $broken = true;
+        }
+    };
+    (@missing optional $field:ident $node:ident $sink:ident $broken:ident) => {};
+}
+pub(super) use mapping;
+
+/// A scalar that stands for the mapping with only its short key.
+pub(super) fn lift(node: &Node, short: Option<&'static str>) -> Option<Node> {
+    let short = short?;
+    let is_scalar = matches!(node.value, Value::Scalar { .. }) && !node.is_null();
+    is_scalar.then(|| {
+        let key = Key { text: short.into(), span: node.span };
+        Node { value: Value::Map(std::rc::Rc::new(vec![(key, node.clone())])), span: node.span }
+    })
+}
+
+/// Lets a schema be a scalar, too, where its mapping has a short key.
+pub(super) fn allow_short(schema: &mut Json, short: Option<&'static str>) {
+    if short.is_some() {
+        *schema = json!({ "anyOf": [{ "type": ["string", "number"] }, schema.take()] });
+    }
+}
+
+/// The key of a field: `r#loop` is `loop`, and `otherwise` (a word of ours) is `else`.
+pub(super) const fn key_name(field: &'static str) -> &'static str {
+    match field.as_bytes() {
+        b"otherwise" => "else",
+        b"r#loop" => "loop",
+        b"r#do" => "do",
+        b"r#for" => "for",
+        _ => field,
+    }
+}
+
+/// Adds a description from doc comments.
+pub(super) fn describe(schema: &mut Json, doc: &[&str]) {
+    let text = doc.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    if let (false, Some(object)) = (text.is_empty(), schema.as_object_mut()) {
+        object.insert("description".to_owned(), Json::String(text));
+    }
+}
+
+/// Declares a mapping with exactly one key, a verb.
+macro_rules! verbs {
+    (
+        $(#[doc = $doc:literal])*
+        enum $name:ident, $what:literal {
+            $($(#[doc = $verb_doc:literal])* $verb:literal => $variant:ident($type:ty),)*
+        }
+        $(later $later:expr)?
+    ) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug)]
+        pub(super) enum $name {
+            $($(#[doc = $verb_doc])* $variant($type),)*
+        }
+
+        impl $crate::scenario::decode::Decode for $name {
+            fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+                const KNOWN: &[&str] = &[$($verb),*];
+                let later: &[&str] = verbs!(@later $($later)?);
+                let (key, value) = $crate::scenario::decode::one_verb(node, $what, KNOWN, sink)?;
+                match &*key.text {
+                    $($verb => <$type as $crate::scenario::decode::Decode>::decode(value, sink).map(Self::$variant),)*
+                    _ => {
+                        $crate::scenario::decode::unknown_verb(key, $what, KNOWN, later, sink);
+                        None
+                    }
+                }
+            }
+
+            fn schema(definitions: &mut $crate::scenario::decode::Definitions) -> serde_json::Value {
+                definitions.reference(stringify!($name), |definitions| {
+                    let mut properties = serde_json::Map::new();
+                    $(
+                        let mut schema = <$type as $crate::scenario::decode::Decode>::schema(definitions);
+                        $crate::scenario::decode::describe(&mut schema, &[$($verb_doc),*]);
+                        properties.insert($verb.to_owned(), schema);
+                    )*
+                    let mut object = serde_json::json!({
+                        "type": "object",
+                        "properties": properties,
+                        "patternProperties": { "^x-": true },
+                        "additionalProperties": false,
+                        "minProperties": 1,
+                    });
+                    $crate::scenario::decode::describe(&mut object, &[$($doc),*]);
+                    object
+                })
+            }
+        }
+    };
+    (@later) => { &[] };
+    (@later $later:expr) => { $later };
+}
+pub(super) use verbs;
+
+/// The one entry of a mapping with exactly one verb.
+pub(super) fn one_verb<'a>(node: &'a Node, what: &str, known: &[&str], sink: &mut Sink) -> Option<(&'a Key, &'a Node)> {
+    let Value::Map(entries) = &node.value else {
+        let message = format!("{what} is a mapping with one verb, not {}", node.kind());
+        let example = known.first().copied().unwrap_or_default();
+        sink.add_with_hint(node.span, message, format!("write for example `{example}: …`"));
+        return None;
+    };
+    let mut verbs = entries.iter().filter(|(key, _)| !key.text.starts_with("x-"));
+    let Some(first) = verbs.next() else {
+        sink.add(node.span, format!("{what} needs a verb"));
+        return None;
+    };
+    if let Some((second, _)) = verbs.next() {
+        let message = format!("{what} has exactly one verb; here are `{}` and `{}`", first.0.text, second.text);
+        let hint = if known.contains(&&*second.text) {
+            format!("begin a new one: `- {}: …`", second.text)
+        } else {
+            format!("is `{}` meant to be a key of `{}`? then indent it below", second.text, first.0.text)
+        };
+        sink.add_with_hint(second.span, message, hint);
+        return None;
+    }
+    Some((&first.0, &first.1))
+}
+
+/// Tells that a verb is unknown, or comes later.
+pub(super) fn unknown_verb(key: &Key, what: &str, known: &[&str], later: &[&str], sink: &mut Sink) {
+    if later.contains(&&*key.text) {
+        sink.add_with_hint(key.span, format!("`{}` is not supported yet by this version", key.text), "remove it; the changelog tells when it comes");
+        return;
+    }
+    let all = known.iter().chain(later).copied();
+    let message = format!("`{}` is not a verb of {what}", key.text);
+    match suggest(&key.text, all) {
+        Some(hint) => sink.add_with_hint(key.span, message, hint),
+        None => sink.add(key.span, message),
+    }
+}
+
+/// A text and its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Text {
+    pub(super) value: String,
+    pub(super) span: Span,
+    /// Written without quotes: its span begins with its first character.
+    pub(super) plain: bool,
+}
+
+impl Text {
+    /// The place of a byte of the text; exact where it was written plainly or on one line.
+    pub(super) const fn at(&self, offset: usize, length: usize) -> Span {
+        self.span.part(offset + if self.plain { 0 } else { 1 }, length)
+    }
+}
+
+impl Decode for Text {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        match &node.value {
+            Value::Scalar { text, plain } if !node.is_null() => {
+                Some(Self { value: text.to_string(), span: node.span, plain: *plain })
+            }
+            Value::Map(entries) if entries.iter().any(|(key, _)| key.text.starts_with('$')) || entries.len() == 1 => {
+                sink.add_with_hint(node.span, "this should be a text, not a mapping", "put a text that begins with `{` or holds `: ` or `${…}` in `{ }` into quotes");
+                None
+            }
+            _ => {
+                sink.add(node.span, format!("this should be a text, not {}", node.kind()));
+                None
+            }
+        }
+    }
+
+    fn schema(_: &mut Definitions) -> Json {
+        json!({ "type": ["string", "number", "boolean"] })
+    }
+}
+
+/// A name: some text of at most 200 characters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Name(pub(super) Text);
+
+impl Decode for Name {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        let text = Text::decode(node, sink)?;
+        let length = text.value.chars().count();
+        if length > 200 || text.value.trim().is_empty() || text.value.chars().any(char::is_control) {
+            sink.add(text.span, "a name has 1 to 200 characters and no control characters");
+            return None;
+        }
+        Some(Self(text))
+    }
+
+    fn schema(_: &mut Definitions) -> Json {
+        json!({ "type": ["string", "number"], "minLength": 1, "maxLength": 200 })
+    }
+}
+
+impl Decode for bool {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        match &node.value {
+            Value::Scalar { text, plain: true } if &**text == "true" => Some(true),
+            Value::Scalar { text, plain: true } if &**text == "false" => Some(false),
+            _ => {
+                sink.add_with_hint(node.span, format!("this should be true or false, not {}", node.kind()), "write true or false, without quotes");
+                None
+            }
+        }
+    }
+
+    fn schema(_: &mut Definitions) -> Json {
+        json!({ "type": "boolean" })
+    }
+}
+
+impl<T: Decode> Decode for Vec<T> {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        let Value::List(items) = &node.value else {
+            let hint = if matches!(node.value, Value::Map(_)) { "begin each item with `- `" } else { "write [ … ] or one item per line, each with `- `" };
+            sink.add_with_hint(node.span, format!("this should be a list, not {}", node.kind()), hint);
+            return None;
+        };
+        // Every item is read, so that all their problems are told.
+        let read: Vec<Option<T>> = items.iter().map(|item| T::decode(item, sink)).collect();
+        read.into_iter().collect()
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        json!({ "type": "array", "items": T::schema(definitions) })
+    }
+}
+
+/// Names to values, in the order of the file.
+#[derive(Clone, Debug)]
+pub(super) struct Mapped<T>(pub(super) Vec<(Name, T)>);
+
+impl<T> Mapped<T> {
+    pub(super) fn get(&self, name: &str) -> Option<&T> {
+        self.0.iter().find(|(key, _)| key.0.value == name).map(|(_, value)| value)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
+        self.0.iter().map(|(key, _)| key.0.value.as_str())
+    }
+}
+
+impl<T> Default for Mapped<T> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<T: Decode> Decode for Mapped<T> {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        let entries = entries(node, "this", sink)?;
+        let read: Vec<Option<(Name, T)>> = entries
+            .iter()
+            .filter(|(key, _)| !key.text.starts_with("x-"))
+            .map(|(key, value)| {
+                let text = Text { value: key.text.to_string(), span: key.span, plain: true };
+                Some((Name(text), T::decode(value, sink)?))
+            })
+            .collect();
+        read.into_iter().collect::<Option<_>>().map(Self)
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        json!({ "type": "object", "additionalProperties": T::schema(definitions) })
+    }
+}
+
+/// Any value, kept as it is written.
+#[derive(Clone, Debug)]
+pub(super) struct Any(pub(super) Node);
+
+impl Decode for Any {
+    fn decode(node: &Node, _: &mut Sink) -> Option<Self> {
+        Some(Self(node.clone()))
+    }
+
+    fn schema(_: &mut Definitions) -> Json {
+        json!({})
+    }
+}
+
+/// A quantity with a unit, as written: it may hold `${vars.…}`, so it is read when those are known.
+#[derive(Clone, Debug)]
+pub(super) struct Quantity<U> {
+    pub(super) text: Text,
+    unit: PhantomData<U>,
+}
+
+/// What a [`Quantity`] is read as.
+pub(super) trait Unit: 'static {
+    /// The value.
+    type Value;
+    /// Reads the resolved text; an error reads as a sentence.
+    fn parse(text: &str) -> Result<Self::Value, String>;
+    /// The pattern for editors, beside `${…}`.
+    const PATTERN: &'static str;
+    /// Name of the schema.
+    const NAME: &'static str;
+}
+
+impl<U: Unit> Decode for Quantity<U> {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        let text = Text::decode(node, sink)?;
+        if !text.value.contains("${")
+            && let Err(message) = U::parse(&text.value)
+        {
+            sink.add(text.span, message);
+            return None;
+        }
+        Some(Self { text, unit: PhantomData })
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        definitions.reference(U::NAME, |_| {
+            json!({ "type": ["string", "number"], "pattern": format!("\\$\\{{.*\\}}|{}", U::PATTERN) })
+        })
+    }
+}
+
+macro_rules! unit {
+    ($(#[doc = $doc:literal])* $name:ident, $value:ty, $pattern:literal, $parse:expr) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Debug)]
+        pub(super) struct $name;
+
+        impl Unit for $name {
+            type Value = $value;
+            const PATTERN: &'static str = $pattern;
+            const NAME: &'static str = stringify!($name);
+
+            fn parse(text: &str) -> Result<$value, String> {
+                let parse: fn(&str) -> Result<$value, String> = $parse;
+                parse(text)
+            }
+        }
+    };
+}
+
+unit!(
+    /// A length of time.
+    Duration, std::time::Duration, r"^\s*([0-9._]+\s*(ns|us|µs|ms|s|m|min|h|d)\s*)+$",
+    |text| loadgrid_common::units::parse_duration(text).map_err(|e| e.to_string())
+);
+unit!(
+    /// Arrivals per time.
+    Rate, loadgrid_common::units::Rate, r"^\s*[0-9._]+\s*/\s*(s|sec|second|m|min|minute|h|hour)\s*$",
+    |text| loadgrid_common::units::parse_rate(text).map_err(|e| e.to_string())
+);
+unit!(
+    /// A number of bytes.
+    Bytes, u64, r"^[0-9._]+\s*(B|KiB|MiB|GiB|kB|KB|MB|GB)?$",
+    |text| loadgrid_common::units::parse_bytes(text).map_err(|e| e.to_string())
+);
+unit!(
+    /// A whole number.
+    Count, u64, r"^[0-9][0-9_]*$",
+    |text| text.trim().replace('_', "").parse().map_err(|_| format!("`{text}` is not a whole number"))
+);

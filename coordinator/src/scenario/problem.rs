@@ -1,0 +1,142 @@
+//! What is wrong with a scenario: every problem with its place, a snippet and a cure.
+
+use std::fmt;
+
+/// A place in a text: byte offset and length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    /// Byte offset of the first byte.
+    pub start: usize,
+    /// Length in bytes.
+    pub length: usize,
+}
+
+impl Span {
+    /// A part of this span, by offset from its start.
+    #[must_use]
+    pub const fn part(self, offset: usize, length: usize) -> Self {
+        Self { start: self.start + offset, length }
+    }
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where.
+    pub span: Span,
+    /// What is wrong, as a sentence without a full stop.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// The most problems that are shown at once.
+pub const MOST_SHOWN: usize = 20;
+
+/// Where problems are put while a scenario is read.
+#[derive(Debug, Default)]
+pub struct Sink {
+    problems: Vec<Problem>,
+}
+
+impl Sink {
+    /// Adds a problem.
+    pub fn add(&mut self, span: Span, message: impl Into<String>) {
+        self.problems.push(Problem { span, message: message.into(), hint: None });
+    }
+
+    /// Adds a problem with a cure.
+    pub fn add_with_hint(&mut self, span: Span, message: impl Into<String>, hint: impl Into<String>) {
+        self.problems.push(Problem { span, message: message.into(), hint: Some(hint.into()) });
+    }
+
+    /// Whether there is any problem yet.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.problems.is_empty()
+    }
+
+    /// All problems in the order of the text, each once.
+    #[must_use]
+    pub fn into_sorted(mut self) -> Vec<Problem> {
+        self.problems.sort();
+        self.problems.dedup();
+        self.problems
+    }
+}
+
+/// All problems of one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems {
+    /// The file's name.
+    pub file: String,
+    /// Its text, for the snippets.
+    pub text: String,
+    /// In the order of the text; never empty.
+    pub list: Vec<Problem>,
+}
+
+impl std::error::Error for Problems {}
+
+impl Problems {
+    /// Line and column (from 1, in characters) of a byte offset.
+    #[must_use]
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let mut offset = offset.min(self.text.len());
+        while !self.text.is_char_boundary(offset) {
+            offset -= 1;
+        }
+        let before = &self.text[..offset];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for problem in self.list.iter().take(MOST_SHOWN) {
+            let (line, column) = self.position(problem.span.start);
+            writeln!(f, "error: {}", problem.message)?;
+            writeln!(f, "  --> {}:{line}:{column}", self.file)?;
+            if let Some(text) = self.text.lines().nth(line - 1) {
+                let gutter = line.to_string().len();
+                let text: String = text.chars().take(160).map(|c| if c.is_control() { ' ' } else { c }).collect();
+                let width = problem.span.length.clamp(1, 160);
+                let carets = width.min(text.chars().count().saturating_sub(column - 1)).max(1);
+                writeln!(f, "{:gutter$} |", "")?;
+                writeln!(f, "{line} | {text}")?;
+                writeln!(f, "{:gutter$} | {}{}", "", " ".repeat((column - 1).min(160)), "^".repeat(carets))?;
+            }
+            if let Some(hint) = &problem.hint {
+                writeln!(f, "  help: {hint}")?;
+            }
+            writeln!(f)?;
+        }
+        let (shown, all) = (self.list.len().min(MOST_SHOWN), self.list.len());
+        let noun = if all == 1 { "problem" } else { "problems" };
+        if shown < all {
+            write!(f, "{all} {noun} in {}; the first {shown} are shown", self.file)
+        } else {
+            write!(f, "{all} {noun} in {}", self.file)
+        }
+    }
+}
+
+/// The nearest of the known names, where one is near.
+#[must_use]
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let name_length = name.chars().count();
+    let candidates = known.into_iter().filter(|known| !known.is_empty());
+    let (distance, best) = candidates.map(|known| (strsim::osa_distance(name, known), known)).min()?;
+    (distance <= (name_length / 3).max(1) && distance < best.chars().count()).then_some(best)
+}
+
+/// "did you mean", or the list of what is known.
+#[must_use]
+pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
+    if let Some(near) = nearest(name, known.clone()) {
+        return Some(format!("did you mean `{near}`?"));
+    }
+    let list: Vec<&str> = known.into_iter().take(40).collect();
+    (!list.is_empty()).then(|| format!("known here: {}", list.join(", ")))
+}

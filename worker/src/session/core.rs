@@ -1,0 +1,557 @@
+//! What a worker does next. Pure: no sockets, no clock, no tasks; time comes as an argument.
+//!
+//! ```text
+//!            Prepare            data, compiled        Epoch, EpochCommit        Start
+//! idle ───────────────▶ fetching ─────────▶ armed ───────────────────▶ owner ─────────▶ in a phase
+//!   ▲                      │ refused                                     ▲                │ all users ended
+//!   │ Release              ▼                                             └────────────────┘
+//! sealed ◀─────────── draining (Drain, Abort: also from any state) ◀── last phase, Drain
+//! ```
+//!
+//! Orders come as often as they like; one that is obeyed already is answered by a beat that says so.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use loadgrid_common::lease::Lease;
+use loadgrid_common::schedule::Cycle;
+use loadgrid_common::stats::Measures;
+use loadgrid_common::time::{Moment, nanos};
+use loadgrid_common::wire::pb::{self, from_coordinator::Message as Order, from_worker::Message as Word};
+
+use super::clock::{ClockEstimate, Probe};
+use super::outbox::{Interval, Outbox};
+
+/// Beats of the first moments come fast, so that the clocks are known before the start.
+const FIRST_BEATS: u64 = 8;
+const FIRST_BEAT_INTERVAL: Duration = Duration::from_millis(20);
+/// A seal is repeated until the coordinator releases the run.
+const SEAL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A new line to the coordinator stands and the hello was sent.
+    Connected,
+    /// The coordinator said something.
+    Said(Order),
+    /// The plan is compiled and the load threads wait.
+    Armed,
+    /// The plan cannot be carried out here.
+    Refused(String),
+    /// A load thread measured an interval.
+    Measured {
+        /// Phase.
+        phase: u32,
+        /// Begin in run time.
+        from: Duration,
+        /// End in run time.
+        to: Duration,
+        /// The counts.
+        measures: Box<Measures>,
+        /// Users alive.
+        users: u32,
+    },
+    /// A load thread saw phase zero.
+    Zero {
+        /// Phase.
+        phase: u32,
+        /// On this machine's clock.
+        seen_minus_zero_ns: i64,
+    },
+    /// A load thread has ended a phase.
+    PhaseEnded {
+        /// Phase.
+        phase: u32,
+    },
+    /// The scenario said `end: run`.
+    EndRun,
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Say this to the coordinator.
+    Say(Box<Word>),
+    /// Compile this plan with these tables and start load threads.
+    Load {
+        /// The order.
+        prepare: Box<pb::Prepare>,
+        /// Tables by hash.
+        tables: BTreeMap<String, Vec<u8>>,
+    },
+    /// Begin a phase.
+    Begin(Begin),
+    /// Start no new iteration.
+    Drain,
+    /// Drop what is under way.
+    Abort,
+    /// End the load threads and forget the run.
+    Forget,
+    /// The coordinator refuses this worker.
+    Rejected(String),
+}
+
+/// A phase to begin; times on this machine's clock.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    /// Phase.
+    pub phase: u32,
+    /// Phase zero.
+    pub zero: Moment,
+    /// Origin of run time.
+    pub run_zero: Moment,
+    /// Who owns which slot.
+    pub cycle: Arc<Cycle>,
+    /// This worker's place among the owners.
+    pub owner: Option<u32>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct SessionCore {
+    worker: String,
+    incarnation: u64,
+    threads: u32,
+    lease: Arc<Lease>,
+    timing: Timing,
+    clock: ClockEstimate,
+    beats: u64,
+    next_beat: Moment,
+    run: Option<Run>,
+}
+
+/// What the coordinator's welcome sets.
+#[derive(Clone, Copy, Debug)]
+struct Timing {
+    lease: Duration,
+    beat: Duration,
+}
+
+/// One run on this worker.
+#[derive(Debug)]
+struct Run {
+    id: String,
+    stage: Stage,
+    prepared: Option<pb::Epoch>,
+    committed: Option<Committed>,
+    /// 1 + the phase that was begun last.
+    started: u32,
+    /// 1 + the phase whose users have ended.
+    ended: u32,
+    /// Threads that have ended the current phase.
+    threads_ended: u32,
+    draining: bool,
+    next_seal: Option<Moment>,
+    end_run: bool,
+    zeros: Vec<pb::PhaseZero>,
+    users: u32,
+    gathered: BTreeMap<Duration, Gathered>,
+    outbox: Outbox,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Fetching { prepare: Box<pb::Prepare>, tables: BTreeMap<String, Vec<u8>>, missing: Vec<String>, partial: Vec<u8> },
+    Compiling,
+    Armed,
+    Refused(String),
+}
+
+#[derive(Debug)]
+struct Committed {
+    number: u32,
+    cycle: Arc<Cycle>,
+    owner: Option<u32>,
+}
+
+/// What the threads reported of one interval.
+#[derive(Debug, Default)]
+struct Gathered {
+    threads: u32,
+    from: Duration,
+    phase: u32,
+    measures: Measures,
+    users: u32,
+}
+
+impl SessionCore {
+    /// A worker that knows nobody yet.
+    #[must_use]
+    pub fn new(worker: String, incarnation: u64, threads: u32, lease: Arc<Lease>) -> Self {
+        Self {
+            worker,
+            incarnation,
+            threads,
+            lease,
+            timing: Timing { lease: Duration::from_secs(5), beat: Duration::from_millis(500) },
+            clock: ClockEstimate::default(),
+            beats: 0,
+            next_beat: Moment::ZERO,
+            run: None,
+        }
+    }
+
+    /// When [`Event::Tick`] should come, if nothing else happens.
+    #[must_use]
+    pub fn deadline(&self) -> Moment {
+        let seal = self.run.as_ref().and_then(|run| run.next_seal).unwrap_or(Moment::from_nanos(u64::MAX));
+        self.next_beat.min(seal)
+    }
+
+    /// Whether a run is under way here.
+    #[must_use]
+    pub const fn is_busy(&self) -> bool {
+        self.run.is_some()
+    }
+
+    /// Snapshots that are not acknowledged.
+    #[must_use]
+    pub fn backlog(&self) -> usize {
+        self.run.as_ref().map_or(0, |run| run.outbox.backlog())
+    }
+
+    /// Takes note of what happened at `now` and says what to do.
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Connected => {
+                self.beats = 0;
+                self.next_beat = now;
+                if let Some(run) = &mut self.run {
+                    run.outbox.resend_all();
+                }
+            }
+            Event::Said(order) => self.obey(now, order, &mut out),
+            Event::Armed => self.changed(now, |run| {
+                if matches!(run.stage, Stage::Compiling) {
+                    run.stage = Stage::Armed;
+                }
+            }),
+            Event::Refused(reason) => self.changed(now, |run| run.stage = Stage::Refused(reason)),
+            Event::Measured { phase, from, to, measures, users } => {
+                let threads = self.threads;
+                if let Some(run) = &mut self.run {
+                    run.measured(threads, phase, from, to, &measures, users);
+                }
+            }
+            Event::Zero { phase, seen_minus_zero_ns } => self.changed(now, |run| run.saw_zero(phase, seen_minus_zero_ns)),
+            Event::PhaseEnded { phase } => {
+                let threads = self.threads;
+                self.changed(now, |run| run.thread_ended(threads, phase));
+            }
+            Event::EndRun => self.changed(now, |run| run.end_run = true),
+            Event::Tick => {}
+        }
+        self.settle(now, &mut out);
+        out
+    }
+
+    /// Changes the run, if there is one, and lets the coordinator know at once.
+    fn changed(&mut self, now: Moment, change: impl FnOnce(&mut Run)) {
+        if let Some(run) = &mut self.run {
+            change(run);
+            self.next_beat = now;
+        }
+    }
+
+    fn obey(&mut self, now: Moment, order: Order, out: &mut Vec<Effect>) {
+        match order {
+            Order::Welcome(welcome) => self.welcomed(&welcome, out),
+            Order::Reject(reject) => out.push(Effect::Rejected(reject.reason)),
+            Order::Echo(echo) => self.echoed(now, &echo),
+            Order::Prepare(prepare) => self.prepare(now, prepare, out),
+            Order::Data(chunk) => self.data(now, &chunk, out),
+            Order::Ack(ack) => {
+                if let Some(run) = self.run_named(&ack.run) {
+                    run.outbox.acknowledged(ack.seq);
+                }
+            }
+            Order::Epoch(epoch) => {
+                if let Some(run) = self.run_named(&epoch.run) {
+                    run.prepare_epoch(epoch);
+                    self.next_beat = now;
+                }
+            }
+            Order::Commit(commit) => {
+                let (worker, incarnation) = (self.worker.clone(), self.incarnation);
+                if let Some(run) = self.run_named(&commit.run) {
+                    run.commit_epoch(commit.number, &worker, incarnation);
+                    self.next_beat = now;
+                }
+            }
+            Order::Start(start) => self.start(now, &start, out),
+            Order::Drain(drain) => self.drain(now, &drain.run, false, out),
+            Order::Abort(abort) => self.drain(now, &abort.run, true, out),
+            Order::Release(release) => {
+                if self.run_named(&release.run).is_some() {
+                    self.run = None;
+                    self.next_beat = now;
+                    out.push(Effect::Forget);
+                }
+            }
+        }
+    }
+
+    fn run_named(&mut self, id: &str) -> Option<&mut Run> {
+        self.run.as_mut().filter(|run| run.id == id)
+    }
+
+    fn welcomed(&mut self, welcome: &pb::Welcome, out: &mut Vec<Effect>) {
+        self.timing = Timing {
+            lease: Duration::from_nanos(welcome.lease_ns),
+            beat: Duration::from_nanos(welcome.beat_interval_ns.max(1_000_000)),
+        };
+        match &mut self.run {
+            Some(run) if run.id == welcome.run => run.outbox.acknowledged(welcome.committed_seq),
+            Some(_) => {
+                // The coordinator knows nothing of this run any more; nobody will ask for its measures.
+                self.run = None;
+                self.lease.revoke();
+                out.push(Effect::Forget);
+            }
+            None => {}
+        }
+    }
+
+    fn echoed(&mut self, now: Moment, echo: &pb::BeatEcho) {
+        let sent = Moment::from_nanos(echo.sent_ns);
+        self.lease.renew(sent + self.timing.lease);
+        self.clock.add(Probe {
+            sent,
+            received: Moment::from_nanos(echo.received_ns),
+            echoed: Moment::from_nanos(echo.echoed_ns),
+            returned: now,
+        });
+    }
+
+    fn prepare(&mut self, now: Moment, prepare: pb::Prepare, out: &mut Vec<Effect>) {
+        self.next_beat = now;
+        match &self.run {
+            Some(run) if run.id == prepare.run => return,
+            // The coordinator has one live run; an order for another means that the old one is over.
+            Some(_) => out.push(Effect::Forget),
+            None => {}
+        }
+        let plan = loadgrid_common::plan::decode(&prepare.plan);
+        let stage = match plan {
+            _ if loadgrid_common::plan::hash(&prepare.plan) != prepare.plan_hash => {
+                Stage::Refused("the plan's hash does not match".to_owned())
+            }
+            Err(error) => Stage::Refused(error.to_string()),
+            Ok(plan) => {
+                let missing = plan.sources.into_iter().filter_map(|source| match source.kind {
+                    Some(loadgrid_common::plan::source::Kind::TableHash(hash)) => Some(hash),
+                    _ => None,
+                });
+                let missing = missing.collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+                Stage::Fetching { prepare: Box::new(prepare.clone()), tables: BTreeMap::new(), missing, partial: Vec::new() }
+            }
+        };
+        self.run = Some(Run {
+            outbox: Outbox::new(prepare.run.clone()),
+            id: prepare.run,
+            stage,
+            prepared: None,
+            committed: None,
+            started: 0,
+            ended: 0,
+            threads_ended: 0,
+            draining: false,
+            next_seal: None,
+            end_run: false,
+            zeros: Vec::new(),
+            users: 0,
+            gathered: BTreeMap::new(),
+        });
+        self.load_if_complete(out);
+    }
+
+    fn data(&mut self, now: Moment, chunk: &pb::DataChunk, out: &mut Vec<Effect>) {
+        let Some(Run { stage: Stage::Fetching { tables, missing, partial, .. }, .. }) = &mut self.run else { return };
+        if missing.first() != Some(&chunk.hash) || chunk.offset != partial.len() as u64 {
+            return;
+        }
+        partial.extend_from_slice(&chunk.bytes);
+        if partial.len() as u64 >= chunk.total {
+            let bytes = std::mem::take(partial);
+            tables.insert(missing.remove(0), bytes);
+        }
+        self.next_beat = now;
+        self.load_if_complete(out);
+    }
+
+    fn load_if_complete(&mut self, out: &mut Vec<Effect>) {
+        let Some(run) = &mut self.run else { return };
+        if !matches!(&run.stage, Stage::Fetching { missing, .. } if missing.is_empty()) {
+            return;
+        }
+        if let Stage::Fetching { prepare, tables, .. } = std::mem::replace(&mut run.stage, Stage::Compiling) {
+            out.push(Effect::Load { prepare, tables });
+        }
+    }
+
+    fn start(&mut self, now: Moment, start: &pb::Start, out: &mut Vec<Effect>) {
+        let offset = self.clock.offset(now).map_or(0, |offset| offset.nanos);
+        let Some(run) = self.run_named(&start.run) else { return };
+        let known = matches!(&run.committed, Some(committed) if committed.number == start.epoch);
+        if !known || run.started != start.phase || run.ended != run.started || run.draining {
+            self.next_beat = now;
+            return;
+        }
+        run.started = start.phase + 1;
+        run.threads_ended = 0;
+        if let Some(committed) = &run.committed {
+            out.push(Effect::Begin(Begin {
+                phase: start.phase,
+                zero: Moment::from_nanos(start.at_ns).shifted(-offset),
+                run_zero: Moment::from_nanos(start.run_zero_ns).shifted(-offset),
+                cycle: committed.cycle.clone(),
+                owner: committed.owner,
+            }));
+        }
+        self.next_beat = now;
+    }
+
+    fn drain(&mut self, now: Moment, id: &str, abort: bool, out: &mut Vec<Effect>) {
+        let Some(run) = self.run_named(id) else { return };
+        let first = !std::mem::replace(&mut run.draining, true);
+        if abort {
+            out.push(Effect::Abort);
+        } else if first {
+            out.push(Effect::Drain);
+        }
+        self.next_beat = now;
+    }
+
+    /// What follows from the state alone.
+    fn settle(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if let Some(run) = &mut self.run {
+            out.extend(run.outbox.due(now).into_iter().map(|snapshot| Effect::Say(Box::new(Word::Snapshot(snapshot)))));
+            let quiet = run.started == run.ended && run.gathered.is_empty() && run.outbox.is_empty();
+            if run.draining && quiet && run.next_seal.is_none_or(|at| now >= at) {
+                run.next_seal = Some(now + SEAL_INTERVAL);
+                out.push(Effect::Say(Box::new(Word::Seal(run.outbox.seal()))));
+            }
+        }
+        if now >= self.next_beat {
+            self.beats += 1;
+            let interval = if self.beats < FIRST_BEATS { FIRST_BEAT_INTERVAL } else { self.timing.beat };
+            self.next_beat = now + interval;
+            let beat = pb::Beat { seq: self.beats, sent_ns: now.as_nanos(), progress: Some(self.progress(now)) };
+            out.push(Effect::Say(Box::new(Word::Beat(beat))));
+        }
+    }
+
+    fn progress(&self, now: Moment) -> pb::Progress {
+        let offset = self.clock.offset(now);
+        let mut progress = pb::Progress {
+            clock_offset_ns: offset.map_or(0, |offset| offset.nanos),
+            clock_uncertainty_ns: offset.map_or(u64::MAX, |offset| nanos(offset.uncertainty)),
+            ..Default::default()
+        };
+        let Some(run) = &self.run else { return progress };
+        progress.run.clone_from(&run.id);
+        match &run.stage {
+            Stage::Fetching { missing, partial, .. } => {
+                progress.missing_data = missing.first().cloned().unwrap_or_default();
+                progress.missing_offset = partial.len() as u64;
+            }
+            Stage::Compiling => {}
+            Stage::Armed => progress.armed = true,
+            Stage::Refused(reason) => progress.refused.clone_from(reason),
+        }
+        progress.prepared_epoch = run.prepared.as_ref().map_or(0, |epoch| epoch.number);
+        progress.committed_epoch = run.committed.as_ref().map_or(0, |committed| committed.number);
+        progress.started = run.started;
+        progress.ended = run.ended;
+        progress.zeros.clone_from(&run.zeros);
+        progress.draining = run.draining;
+        progress.sealed = run.next_seal.is_some();
+        progress.users = run.users;
+        progress.end_run = run.end_run;
+        progress
+    }
+}
+
+impl Run {
+    fn prepare_epoch(&mut self, epoch: pb::Epoch) {
+        let newer = self.prepared.as_ref().is_none_or(|prepared| epoch.number > prepared.number);
+        if newer && matches!(self.stage, Stage::Armed) {
+            self.prepared = Some(epoch);
+        }
+    }
+
+    fn commit_epoch(&mut self, number: u32, worker: &str, incarnation: u64) {
+        let Some(epoch) = self.prepared.as_ref().filter(|epoch| epoch.number == number) else { return };
+        if self.committed.as_ref().is_some_and(|committed| committed.number >= number) {
+            return;
+        }
+        let weights: Vec<u32> = epoch.shares.iter().map(|share| share.weight).collect();
+        match Cycle::deal(&weights) {
+            Ok(cycle) => {
+                let owner = epoch.shares.iter().position(|share| share.worker == worker && share.incarnation == incarnation);
+                let owner = owner.and_then(|place| u32::try_from(place).ok());
+                self.committed = Some(Committed { number, cycle: Arc::new(cycle), owner });
+            }
+            Err(error) => self.stage = Stage::Refused(format!("epoch {number} cannot be used: {error}")),
+        }
+    }
+
+    fn saw_zero(&mut self, phase: u32, seen_minus_at_ns: i64) {
+        // The thread that saw it worst speaks for the worker.
+        match self.zeros.iter_mut().find(|zero| zero.phase == phase) {
+            Some(zero) if seen_minus_at_ns.unsigned_abs() > zero.seen_minus_at_ns.unsigned_abs() => {
+                zero.seen_minus_at_ns = seen_minus_at_ns;
+            }
+            Some(_) => {}
+            None => self.zeros.push(pb::PhaseZero { phase, seen_minus_at_ns }),
+        }
+    }
+
+    fn measured(&mut self, threads: u32, phase: u32, from: Duration, to: Duration, measures: &Measures, users: u32) {
+        let gathered = self.gathered.entry(to).or_insert_with(|| Gathered { from, phase, ..Gathered::default() });
+        gathered.threads += 1;
+        gathered.from = gathered.from.min(from);
+        gathered.measures.merge(measures);
+        gathered.users += users;
+        while self.gathered.first_key_value().is_some_and(|(_, first)| first.threads >= threads) {
+            self.flush_first();
+        }
+    }
+
+    fn flush_first(&mut self) {
+        let epoch = self.committed.as_ref().map_or(0, |committed| committed.number);
+        if let Some((to, gathered)) = self.gathered.pop_first() {
+            let Gathered { from, phase, measures, users, .. } = gathered;
+            self.users = users;
+            self.outbox.push(Interval { epoch, phase, from, to, measures, users });
+        }
+    }
+
+    fn thread_ended(&mut self, threads: u32, phase: u32) {
+        if phase + 1 != self.started {
+            return;
+        }
+        self.threads_ended += 1;
+        if self.threads_ended < threads {
+            return;
+        }
+        // The threads' last intervals end at instants of their own; together they are the phase's last.
+        let mut rest = std::mem::take(&mut self.gathered).into_iter();
+        if let Some((mut to, mut last)) = rest.next() {
+            for (end, gathered) in rest {
+                to = to.max(end);
+                last.measures.merge(&gathered.measures);
+                last.users = 0;
+            }
+            self.gathered.insert(to, last);
+            self.flush_first();
+        }
+        self.users = 0;
+        self.ended = self.started;
+    }
+}
