@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use loadgrid_common::id::{RunId, WorkerId};
 use loadgrid_common::plan::Plan;
+use loadgrid_common::targets::AllowedTargets;
 use loadgrid_common::time::Moment;
 use loadgrid_common::wire::pb;
 
-use super::{PhaseView, RunView};
+use super::{PhaseView, RunView, Submission, SubmitError};
 use crate::ingest::Ingest;
 use crate::report::{self, Facts, PhaseFacts, Report, WorkerFacts};
-use crate::run::{EndReason, LostWorker, RunCore, RunEffect, RunEvent, Stage};
+use crate::run::{EndReason, LostWorker, RunConfig, RunCore, RunEffect, RunEvent, Stage};
 
 /// See the module.
 #[derive(Debug)]
@@ -40,10 +41,40 @@ pub(super) enum Task {
 }
 
 impl LiveRun {
-    pub(super) fn new(run: RunId, plan: Plan, plan_hash: String, started_at: String, core: RunCore) -> Self {
+    /// A run of a submission, waiting for its workers.
+    ///
+    /// # Errors
+    /// Where its plan cannot be read, or leads to a host that may not be sent load.
+    pub(super) fn begin(
+        now: Moment, run: RunId, submission: Submission, allowed_targets: &[String], started_at: String,
+    ) -> Result<Self, SubmitError> {
+        let Submission { bundle, expect_workers, wait } = submission;
+        let plan = loadgrid_common::plan::decode(&bundle.plan)?;
+        let allowed = AllowedTargets::new(allowed_targets);
+        let target = url::Url::parse(&plan.target).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        if let Some(host) = bundle.hosts.iter().chain([&target]).find(|host| !allowed.allows_host(host)) {
+            return Err(SubmitError::NotAllowed { host: host.clone() });
+        }
+        let plan_hash = loadgrid_common::plan::hash(&bundle.plan);
+        let grid = plan.grid.unwrap_or_default();
+        let core = RunCore::new(now, RunConfig {
+            run: run.to_string(),
+            expect_workers,
+            wait: wait.unwrap_or(Duration::from_nanos(grid.wait_ns)),
+            phases: RunConfig::phases_of(&plan),
+            grid,
+            prepare: pb::Prepare {
+                run: run.to_string(),
+                plan_hash: plan_hash.clone(),
+                plan: bundle.plan,
+                secrets: bundle.secrets,
+                allowed_targets: allowed_targets.to_vec(),
+            },
+            tables: bundle.tables.into_iter().map(|table| (table.hash, table.csv.to_vec())).collect(),
+        });
         let ingest = Ingest::new(&plan);
         let phases = vec![(None, None); plan.phases.len()];
-        Self {
+        Ok(Self {
             run, plan, plan_hash, started_at, core, ingest, phases,
             lost: Vec::new(),
             costs: BTreeMap::new(),
@@ -51,7 +82,7 @@ impl LiveRun {
             uncertainty: Duration::ZERO,
             warnings: Vec::new(),
             reason: None,
-        }
+        })
     }
 
     /// Lets the core know, takes note of what it decides, and returns what is left to do.
@@ -121,7 +152,7 @@ impl LiveRun {
     /// Workers whose last word is here with everything before it.
     pub(super) fn complete(&self) -> Vec<WorkerId> {
         let complete = self.ingest.workers().iter().filter(|(_, totals)| {
-            totals.seal.as_ref().is_some_and(|seal| totals.sequence.contiguous() >= seal.last_seq)
+            totals.seal.as_ref().is_some_and(|seal| totals.sequence.counted() >= seal.last_seq)
         });
         complete.map(|(id, _)| id.clone()).collect()
     }

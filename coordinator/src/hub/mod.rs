@@ -2,6 +2,7 @@
 //! cores decide. Everybody else holds a [`Hub`] (verbs) or a `watch` of a [`RunView`].
 
 mod actor;
+pub mod core;
 mod live;
 mod view;
 
@@ -87,6 +88,22 @@ pub(crate) enum Message {
 
 /// What may wait for the actor. Where it is full, sessions wait, and with them their workers' outboxes.
 const MESSAGES: usize = 1_024;
+
+impl core::HubCore {
+    /// Begins a run; for the simulator, which has no actor.
+    ///
+    /// # Errors
+    /// Where another run is live, or the plan cannot be carried out.
+    pub fn submit(
+        &mut self, now: loadgrid_common::time::Moment, run: RunId, submission: Submission, allowed: &[String],
+    ) -> Result<Vec<core::Output>, SubmitError> {
+        if let Some(run) = self.live() {
+            return Err(SubmitError::Busy(run.clone()));
+        }
+        let live = live::LiveRun::begin(now, run, submission, allowed, String::new())?;
+        Ok(self.begin(now, live))
+    }
+}
 
 /// A handle to the actor.
 #[derive(Clone, Debug)]

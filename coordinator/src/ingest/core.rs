@@ -8,7 +8,7 @@ use loadgrid_common::plan::Plan;
 use loadgrid_common::stats::{Fingerprint, Measures};
 use loadgrid_common::wire::{SnapshotError, measures_from_wire, measures_to_wire, pb};
 
-use super::{Sequence, Windows};
+use super::{Place, Sequence, Windows};
 
 /// What became of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +17,12 @@ pub enum Accepted {
     Fresh,
     /// It was counted before.
     Duplicate,
+    /// It waits for those before it, or was dropped to come again.
+    Held,
 }
+
+/// Snapshots of one worker that may wait for those before them. A worker has at most 32 under way.
+const MOST_HELD: usize = 64;
 
 /// One worker's part of the truth.
 #[derive(Clone, Debug)]
@@ -36,6 +41,8 @@ pub struct WorkerTotals {
     pub reported: Duration,
     /// Iterations begun, ended, dropped and given up, by (phase, load).
     pub loads: BTreeMap<(u32, u32), LoadTotals>,
+    /// Snapshots that came before their turn.
+    held: BTreeMap<u64, pb::Snapshot>,
 }
 
 /// A worker's counts for one load.
@@ -62,8 +69,8 @@ impl WorkerTotals {
     #[must_use]
     pub fn mismatch(&self) -> Option<String> {
         let seal = self.seal.as_ref()?;
-        if self.sequence.contiguous() != seal.last_seq {
-            return Some(format!("it sent {} snapshots, {} were counted", seal.last_seq, self.sequence.contiguous()));
+        if self.sequence.counted() != seal.last_seq {
+            return Some(format!("it sent {} snapshots, {} were counted", seal.last_seq, self.sequence.counted()));
         }
         if Fingerprint::from_bytes(&seal.fingerprint) != Some(self.fingerprint) {
             return Some("the fingerprints of its histograms differ".to_owned());
@@ -91,6 +98,14 @@ pub struct Fold {
 }
 
 impl Fold {
+    /// Adds another fold.
+    pub fn merge(&mut self, other: Self) {
+        for (phase, measures) in other.measures {
+            self.measures.entry(phase).or_default().merge(&measures);
+        }
+        self.committed.extend(other.committed);
+    }
+
     /// The measures as messages, for the store.
     #[must_use]
     pub fn deltas(&self) -> Vec<(u32, pb::Delta)> {
@@ -151,38 +166,59 @@ impl Ingest {
         }
     }
 
-    /// Counts a snapshot, once.
+    /// Counts a snapshot, once, and in the order of its worker.
     ///
     /// # Errors
     /// Where it cannot be read; then nothing of it is counted.
     pub fn snapshot(&mut self, worker: &WorkerId, incarnation: Incarnation, snapshot: &pb::Snapshot) -> Result<Accepted, SnapshotError> {
-        let number = u32::try_from(self.workers.keys().position(|known| known == worker).unwrap_or(self.workers.len())).unwrap_or(u32::MAX);
-        let known = self.worker(worker, incarnation);
         if snapshot.seq == 0 {
             return Err(SnapshotError::Missing("sequence number"));
         }
-        let mut sequence = known.sequence.clone();
-        if !sequence.insert(snapshot.seq) {
-            // It comes again because it was not acknowledged: the next commit does that.
-            self.touched.insert(worker.clone());
-            return Ok(Accepted::Duplicate);
+        let known = self.worker(worker, incarnation);
+        match known.sequence.place(snapshot.seq) {
+            Place::Counted => {
+                // It comes again because it was not acknowledged: the next commit does that.
+                self.touched.insert(worker.clone());
+                return Ok(Accepted::Duplicate);
+            }
+            Place::Ahead => {
+                // Where there is no room it comes again, like everything that is not acknowledged.
+                if known.held.len() < MOST_HELD {
+                    known.held.insert(snapshot.seq, snapshot.clone());
+                }
+                return Ok(Accepted::Held);
+            }
+            Place::Next => self.count(worker, incarnation, snapshot)?,
         }
+        while let Some(next) = self.next_held(worker) {
+            self.count(worker, incarnation, &next)?;
+        }
+        Ok(Accepted::Fresh)
+    }
+
+    fn next_held(&mut self, worker: &WorkerId) -> Option<pb::Snapshot> {
+        let known = self.workers.get_mut(worker)?;
+        let first = known.held.first_entry()?;
+        (known.sequence.place(*first.key()) == Place::Next).then(|| first.remove())
+    }
+
+    fn count(&mut self, worker: &WorkerId, incarnation: Incarnation, snapshot: &pb::Snapshot) -> Result<(), SnapshotError> {
         let delta = snapshot.delta.as_ref().ok_or(SnapshotError::Missing("measures"))?;
         self.limits.check(snapshot.phase, delta)?;
         let mut fingerprint = Fingerprint::default();
         let measures = measures_from_wire(delta, snapshot.phase, &mut fingerprint)?;
         let (from, to) = (Duration::from_micros(snapshot.start_us), Duration::from_micros(snapshot.end_us));
-
         let known = self.worker(worker, incarnation);
-        known.sequence = sequence;
+        known.sequence.advance();
         known.fingerprint.merge(fingerprint);
         known.reported = known.reported.max(to);
         known.add(snapshot.phase, &measures);
-        self.windows.add(number, snapshot.phase, from, to, snapshot.users.into(), &measures);
+        let number = self.workers.keys().position(|known| known == worker).and_then(|place| u32::try_from(place).ok());
+        self.windows.add(number.unwrap_or(u32::MAX), snapshot.phase, from, to, snapshot.users.into(), &measures);
         self.totals.entry(snapshot.phase).or_default().merge(&measures);
         self.fold.entry(snapshot.phase).or_default().merge(&measures);
         self.touched.insert(worker.clone());
-        Ok(Accepted::Fresh)
+        Ok(())
     }
 
     /// Takes a worker's last word.
@@ -212,6 +248,7 @@ impl Ingest {
             seal: None,
             reported: Duration::ZERO,
             loads: BTreeMap::new(),
+            held: BTreeMap::new(),
         })
     }
 
@@ -219,7 +256,7 @@ impl Ingest {
     pub fn take_fold(&mut self) -> Fold {
         let committed = std::mem::take(&mut self.touched).into_iter().filter_map(|id| {
             let worker = self.workers.get(&id)?;
-            Some((id, worker.incarnation, worker.sequence.contiguous()))
+            Some((id, worker.incarnation, worker.sequence.counted()))
         });
         Fold { committed: committed.collect(), measures: std::mem::take(&mut self.fold) }
     }
@@ -277,5 +314,60 @@ impl Limits {
         delta.counters.iter().try_for_each(|counter| within("counter", counter.counter, self.counters))?;
         delta.actions.iter().try_for_each(|action| within("action", action.action, self.actions))?;
         delta.checks.iter().try_for_each(|check| within("check", check.check, self.checks))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plan() -> Plan {
+        Plan { steps: vec!["s".to_owned()], phases: vec![loadgrid_common::plan::Phase::default()], ..Plan::default() }
+    }
+
+    fn snapshot(seq: u64) -> pb::Snapshot {
+        let mut measures = Measures::default();
+        let step = measures.steps.entry(0).or_default();
+        (step.sent, step.ok) = (seq, seq);
+        (0..seq).for_each(|n| step.response.record(100 * n + seq));
+        let delta = measures_to_wire(&measures, 0, &mut Fingerprint::default());
+        let (start_us, end_us) = ((seq - 1) * 1_000_000, seq * 1_000_000);
+        pb::Snapshot { run: "r".to_owned(), seq, start_us, end_us, delta: Some(delta), ..pb::Snapshot::default() }
+    }
+
+    proptest! {
+        /// Invariant 6: under any interleaving, duplication and delay, what is counted is the beginning of
+        /// each worker's sequence that has come whole, each number once.
+        #[test]
+        fn the_ledger_counts_once(arrivals in prop::collection::vec((0_u64..3, 1_u64..12), 0..120)) {
+            let mut ingest = Ingest::new(&plan());
+            let mut come = BTreeMap::<u64, std::collections::BTreeSet<u64>>::new();
+            for (worker, seq) in arrivals {
+                let id = WorkerId::from(format!("w{worker}"));
+                ingest.snapshot(&id, Incarnation(worker), &snapshot(seq)).unwrap();
+                come.entry(worker).or_default().insert(seq);
+            }
+            let whole = |seqs: &std::collections::BTreeSet<u64>| (1..).take_while(|seq| seqs.contains(seq)).collect::<Vec<u64>>();
+            let expected: u64 = come.values().flat_map(whole).sum();
+            let step = ingest.totals().get(&0).and_then(|measures| measures.steps.get(&0));
+            prop_assert_eq!(step.map_or(0, |step| step.ok), expected);
+            prop_assert_eq!(step.map_or(0, |step| step.response.count), expected);
+            for (worker, seqs) in come {
+                let totals = &ingest.workers()[&WorkerId::from(format!("w{worker}"))];
+                prop_assert_eq!(totals.sequence.counted(), whole(&seqs).last().copied().unwrap_or(0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_read_is_not_counted() {
+        let mut ingest = Ingest::new(&plan());
+        let mut bad = snapshot(1);
+        bad.delta.as_mut().unwrap().steps[0].step = 7;
+        assert_eq!(ingest.snapshot(&"w".into(), Incarnation(1), &bad), Err(SnapshotError::Unknown { what: "step", index: 7 }));
+        assert_eq!(ingest.snapshot(&"w".into(), Incarnation(1), &snapshot(1)), Ok(Accepted::Fresh));
+        assert_eq!(ingest.snapshot(&"w".into(), Incarnation(1), &snapshot(1)), Ok(Accepted::Duplicate));
     }
 }

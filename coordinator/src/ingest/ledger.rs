@@ -1,52 +1,44 @@
 //! Which snapshots of a worker have been counted.
 
-use std::collections::BTreeSet;
+/// Where a snapshot stands in its worker's sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// It was counted before.
+    Counted,
+    /// It is the next one.
+    Next,
+    /// Others come before it.
+    Ahead,
+}
 
-/// The sequence numbers of one worker's incarnation that were counted, each once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The sequence numbers of one worker's incarnation. Snapshots are counted in their order, so that what is
+/// counted is always a beginning of what the worker did: never more ends than begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sequence {
-    /// Everything up to here.
-    contiguous: u64,
-    /// Beyond it, where snapshots have overtaken each other.
-    beyond: BTreeSet<u64>,
+    counted: u64,
 }
 
 impl Sequence {
-    /// Takes note of a number. Returns whether it is new.
-    pub fn insert(&mut self, seq: u64) -> bool {
-        if seq <= self.contiguous || !self.beyond.insert(seq) {
-            return false;
+    /// Where a number stands. Numbers begin with 1.
+    #[must_use]
+    pub const fn place(&self, seq: u64) -> Place {
+        if seq <= self.counted {
+            Place::Counted
+        } else if seq == self.counted + 1 {
+            Place::Next
+        } else {
+            Place::Ahead
         }
-        while self.beyond.remove(&(self.contiguous + 1)) {
-            self.contiguous += 1;
-        }
-        true
+    }
+
+    /// The next number was counted.
+    pub const fn advance(&mut self) {
+        self.counted += 1;
     }
 
     /// Everything up to this number was counted.
     #[must_use]
-    pub const fn contiguous(&self) -> u64 {
-        self.contiguous
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        /// Invariant 6: whatever the network does, each number counts once.
-        #[test]
-        fn each_number_counts_once(order in prop::collection::vec(1_u64..40, 0..200)) {
-            let mut sequence = Sequence::default();
-            let mut seen = BTreeSet::new();
-            for seq in order {
-                prop_assert_eq!(sequence.insert(seq), seen.insert(seq));
-                let expected = (1..).take_while(|n| seen.contains(n)).last().unwrap_or(0);
-                prop_assert_eq!(sequence.contiguous(), expected);
-            }
-        }
+    pub const fn counted(&self) -> u64 {
+        self.counted
     }
 }

@@ -5,5 +5,5 @@ mod ledger;
 mod windows;
 
 pub use self::core::{Accepted, Fold, Ingest, WorkerTotals};
-pub use self::ledger::Sequence;
+pub use self::ledger::{Place, Sequence};
 pub use self::windows::{Window, Windows};

@@ -9,6 +9,8 @@ use std::time::Duration;
 use loadgrid_common::plan::LoadView;
 use loadgrid_common::schedule::Cycle;
 
+use crate::ingest::WorkerTotals;
+
 use super::build::Facts;
 use super::model::{Exchanges, Iterations, Ledger, WorkerLedger};
 
@@ -49,10 +51,12 @@ fn close_load(
         iterations.unknown = stats.unknown;
     }
     for (place, (worker, _, _)) in (0_u32..).zip(facts.shares) {
-        let Some(totals) = facts.ingest.workers().get(worker) else { continue };
-        let own = totals.loads.get(&(phase, load)).copied().unwrap_or_default();
+        // An owner that never said a word has nothing to show for its share.
+        let totals = facts.ingest.workers().get(worker);
+        let own = totals.and_then(|totals| totals.loads.get(&(phase, load))).copied().unwrap_or_default();
+        let is_sealed = totals.is_some_and(WorkerTotals::is_sealed);
         // What a worker had under way when it was last heard is unknown.
-        if !totals.is_sealed() {
+        if !is_sealed {
             iterations.unknown += own.started.saturating_sub(own.ended);
         }
         let (Some(cycle), Some(_)) = (cycle, view.planned()) else { continue };
@@ -62,7 +66,7 @@ fn close_load(
             continue;
         }
         let begun = facts.phases.get(phase as usize).and_then(|phase| phase.zero);
-        let may_have_started = match (begun, totals.is_sealed()) {
+        let may_have_started = match (begun, is_sealed) {
             // It ended in order before it was told to begin the phase.
             (None, _) | (_, true) => 0,
             (Some(zero), false) => {
@@ -74,7 +78,7 @@ fn close_load(
         iterations.started += may_have_started;
         iterations.unknown += may_have_started;
         iterations.never_started += open - may_have_started;
-        if totals.is_sealed() && begun.is_some() && facts.completed && own.started > 0 {
+        if is_sealed && begun.is_some() && facts.completed && own.started > 0 {
             gaps.push(format!("{open} arrivals of {worker} in phase {phase} are missing from its reports"));
         }
     }
@@ -144,7 +148,7 @@ pub(super) fn ledger(facts: &Facts<'_>, phases: &[Vec<LoadAccount>], mut gaps: V
             worker: id.to_string(),
             iterations_started: started,
             exchanges_sent: sent,
-            snapshots: totals.sequence.contiguous(),
+            snapshots: totals.sequence.counted(),
             sealed: totals.is_sealed(),
             lost: facts.lost_at(id).is_some(),
         });
