@@ -30,9 +30,16 @@ impl Resolver for Files {
 pub(crate) fn load(file: &Path, overrides: &Overrides) -> Result<Loaded, Failure> {
     let bytes = std::fs::read(file)
         .with_context(|| format!("cannot read the scenario {}", file.display()))
-        .map_err(|error| Failure::new(ExitCode::Scenario, error).hint("give the path of a YAML file, for example scenarios/quickstart.yaml"))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| Failure::new(ExitCode::Scenario, anyhow::anyhow!("the scenario {} is not UTF-8 text: {error}", file.display())))?;
+        .map_err(|error| {
+        Failure::new(ExitCode::Scenario, error)
+            .hint("give the path of a YAML file, for example scenarios/quickstart.yaml")
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        Failure::new(
+            ExitCode::Scenario,
+            anyhow::anyhow!("the scenario {} is not UTF-8 text: {error}", file.display()),
+        )
+    })?;
     let mut environment: BTreeMap<String, String> = std::env::vars().collect();
     environment.extend(overrides.env.iter().cloned());
     let directory = file.parent().map_or_else(PathBuf::new, Path::to_path_buf);

@@ -31,7 +31,10 @@ pub(crate) struct Submission<'a> {
 }
 
 /// Sends a bundle and returns the run's name.
-pub(crate) async fn submit(client: &mut RunsClient<Channel>, submission: &Submission<'_>) -> Result<String, Failure> {
+pub(crate) async fn submit(
+    client: &mut RunsClient<Channel>,
+    submission: &Submission<'_>,
+) -> Result<String, Failure> {
     let bytes = submission.bundle.encode_to_vec();
     let header = pb::SubmitHeader {
         expect_workers: submission.expect_workers,
@@ -70,7 +73,12 @@ impl Signals {
 
 /// Follows a run: shows progress, passes on Ctrl-C (first: finish what is under way; second: drop it), and
 /// returns its exit code once its report can be asked for.
-pub(crate) async fn follow(client: &mut RunsClient<Channel>, run: &str, address: &str, quiet: bool) -> Result<(), Failure> {
+pub(crate) async fn follow(
+    client: &mut RunsClient<Channel>,
+    run: &str,
+    address: &str,
+    quiet: bool,
+) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let mut progress = Progress::new(quiet);
     let mut interrupts = 0_u32;
@@ -111,7 +119,8 @@ pub(crate) async fn follow(client: &mut RunsClient<Channel>, run: &str, address:
         attempts += 1;
         if attempts > WATCH_ATTEMPTS {
             let error = anyhow::anyhow!("the coordinator at {address} does not answer any more");
-            return Err(Failure::new(ExitCode::Unreachable, error).hint(format!("the run may go on; see `loadgrid report {run}` later")));
+            return Err(Failure::new(ExitCode::Unreachable, error)
+                .hint(format!("the run may go on; see `loadgrid report {run}` later")));
         }
         tokio::time::sleep(WATCH_AGAIN).await;
     }
@@ -119,7 +128,11 @@ pub(crate) async fn follow(client: &mut RunsClient<Channel>, run: &str, address:
 
 async fn interrupt(client: &mut RunsClient<Channel>, run: &str, interrupts: u32) {
     let abort = interrupts > 1;
-    say(if abort { "dropping what is under way" } else { "ending the run: what is under way may finish (again to drop it)" });
+    say(if abort {
+        "dropping what is under way"
+    } else {
+        "ending the run: what is under way may finish (again to drop it)"
+    });
     let request = pb::StopRequest { run: run.to_owned(), abort, interrupted: true };
     if let Err(status) = client.stop(request).await {
         say(format_args!("the run could not be stopped: {}", status.message()));
@@ -127,24 +140,39 @@ async fn interrupt(client: &mut RunsClient<Channel>, run: &str, interrupts: u32)
 }
 
 /// Fetches and prints a report, writes the files asked for, and gives the exit code.
-pub(crate) async fn conclude(client: &mut RunsClient<Channel>, run: &str, address: &str, json: Option<&Path>, quiet: bool) -> Result<u8, Failure> {
-    let reply = client.report(pb::ReportRequest { run: run.to_owned() }).await.map_err(|status| refused(address, &status))?;
+pub(crate) async fn conclude(
+    client: &mut RunsClient<Channel>,
+    run: &str,
+    address: &str,
+    json: Option<&Path>,
+    quiet: bool,
+) -> Result<u8, Failure> {
+    let reply = client
+        .report(pb::ReportRequest { run: run.to_owned() })
+        .await
+        .map_err(|status| refused(address, &status))?;
     show(&reply.into_inner().json, json, quiet)
 }
 
 /// Prints a report from its JSON, writes the files asked for, and gives the exit code.
 pub(crate) fn show(text: &str, json: Option<&Path>, quiet: bool) -> Result<u8, Failure> {
-    let report: Report = serde_json::from_str(text)
-        .map_err(|error| Failure::new(ExitCode::Internal, anyhow::Error::new(error).context("the report cannot be read")))?;
+    let report: Report = serde_json::from_str(text).map_err(|error| {
+        Failure::new(ExitCode::Internal, anyhow::Error::new(error).context("the report cannot be read"))
+    })?;
     if report.format != report::FORMAT {
-        let error = anyhow::anyhow!("the report has format {}; this loadgrid knows {}", report.format, report::FORMAT);
+        let error = anyhow::anyhow!(
+            "the report has format {}; this loadgrid knows {}",
+            report.format,
+            report::FORMAT
+        );
         return Err(Failure::new(ExitCode::Internal, error));
     }
     if !quiet {
         print(report::text(&report, style()).trim_end());
     }
     if let Some(path) = json {
-        let pretty = serde_json::to_vec_pretty(&report).map_err(|error| Failure::new(ExitCode::Internal, error))?;
+        let pretty =
+            serde_json::to_vec_pretty(&report).map_err(|error| Failure::new(ExitCode::Internal, error))?;
         write_file(path, &pretty)?;
         if !quiet {
             say(format_args!("\nwritten: {}", path.display()));

@@ -31,7 +31,11 @@ pub(crate) struct LocalGrid {
 
 impl LocalGrid {
     /// Starts a grid whose load may go to `allowed`.
-    pub(crate) fn start(workers: NonZeroU32, threads: NonZeroU32, allowed: Vec<String>) -> Result<Self, Failure> {
+    pub(crate) fn start(
+        workers: NonZeroU32,
+        threads: NonZeroU32,
+        allowed: Vec<String>,
+    ) -> Result<Self, Failure> {
         let data = tempfile::tempdir().context("cannot make a directory for the run's data")?;
         let store = Store::open(data.path()).context("cannot open the run's store")?;
         let (stop_workers, stop_coordinator) = (CancellationToken::new(), CancellationToken::new());
@@ -50,7 +54,8 @@ impl LocalGrid {
     }
 
     fn worker(&self, number: u32, threads: NonZeroU32) -> Result<std::thread::JoinHandle<()>, Failure> {
-        let config = WorkerConfig { name: WorkerId::from(format!("worker-{number}")), threads, allowed: None };
+        let config =
+            WorkerConfig { name: WorkerId::from(format!("worker-{number}")), threads, allowed: None };
         let (dial, stop) = (self.dial.clone(), self.stop_workers.clone());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -73,7 +78,9 @@ impl LocalGrid {
     pub(crate) async fn end(self) {
         self.stop_workers.cancel();
         let workers = self.workers;
-        let joined = tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok())).await;
+        let joined =
+            tokio::task::spawn_blocking(move || workers.into_iter().all(|worker| worker.join().is_ok()))
+                .await;
         if !matches!(joined, Ok(true)) {
             tracing::error!("a worker has panicked");
         }

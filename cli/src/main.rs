@@ -40,7 +40,7 @@ fn carry_out(arguments: Arguments) -> Result<u8, Failure> {
         Verb::Submit(verb) => verbs::submit::submit(&verb, quiet),
         Verb::Coordinator(verb) => verbs::coordinator::coordinator(verb),
         Verb::Worker(verb) => verbs::worker::worker(verb),
-        Verb::Demo(verb) => verbs::demo::demo(verb),
+        Verb::Demo(verb) => verbs::demo::demo(&verb),
         Verb::Validate(verb) => verbs::validate::validate(&verb),
         Verb::Plan(verb) => verbs::plan::plan(&verb),
         Verb::Schema => verbs::schema::schema(),

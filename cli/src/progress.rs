@@ -81,12 +81,19 @@ impl Progress {
 
 fn style(template: &str) -> ProgressStyle {
     // A template of ours; the default serves where it is not understood.
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
 }
 
 fn bars(all: &MultiProgress, phases: &mut Vec<ProgressBar>, note: &ProgressBar, update: &pb::RunUpdate) {
     let state = match update.state() {
-        pb::RunState::Running => format!("{} workers, {}", update.workers_live, show_duration(Duration::from_secs(update.elapsed_ns / 1_000_000_000))),
+        pb::RunState::Running => format!(
+            "{} workers, {}{}",
+            update.workers_live,
+            show_duration(Duration::from_secs(update.elapsed_ns / 1_000_000_000)),
+            thresholds(update)
+        ),
         _ => update.note.clone(),
     };
     note.set_message(state);
@@ -99,15 +106,36 @@ fn bars(all: &MultiProgress, phases: &mut Vec<ProgressBar>, note: &ProgressBar, 
     for (bar, phase) in phases.iter().zip(&update.phases) {
         let name: String = phase.name.chars().take(width).collect();
         bar.set_prefix(format!("{name:width$}"));
-        let done = if phase.ended { 1_000 } else { phase.elapsed_ns.saturating_mul(1_000) / phase.duration_ns.max(1) };
+        let done = if phase.ended {
+            1_000
+        } else {
+            phase.elapsed_ns.saturating_mul(1_000) / phase.duration_ns.max(1)
+        };
         bar.set_position(done.min(1_000));
         bar.set_message(if phase.started { figures(phase) } else { "-".to_owned() });
     }
 }
 
+/// How many thresholds hold so far; the first that does not, by name.
+fn thresholds(update: &pb::RunUpdate) -> String {
+    let all = update.thresholds.len();
+    match update.thresholds.iter().find(|threshold| !threshold.passed) {
+        _ if all == 0 => String::new(),
+        None => format!(", all {all} thresholds hold"),
+        Some(first) => {
+            let failing = update.thresholds.iter().filter(|threshold| !threshold.passed).count();
+            format!(", {failing} of {all} thresholds do not hold: {} is {}", first.threshold, first.observed)
+        }
+    }
+}
+
 fn figures(phase: &pb::PhaseProgress) -> String {
     let left = Duration::from_nanos(phase.duration_ns.saturating_sub(phase.elapsed_ns));
-    let time = if phase.ended { "done".to_owned() } else { format!("{} left", show_duration(Duration::from_secs(left.as_secs()))) };
+    let time = if phase.ended {
+        "done".to_owned()
+    } else {
+        format!("{} left", show_duration(Duration::from_secs(left.as_secs())))
+    };
     let dropped = if phase.dropped > 0 { format!("  {} dropped", phase.dropped) } else { String::new() };
     if phase.ended {
         return format!("{} exchanges  {} failed{dropped}  {time}", phase.exchanges, phase.failed);
@@ -126,7 +154,12 @@ fn line(update: &pb::RunUpdate) {
     match (update.state(), current) {
         (pb::RunState::Running, Some(phase)) => {
             let elapsed = show_duration(Duration::from_secs(update.elapsed_ns / 1_000_000_000));
-            say(format_args!("{elapsed:>6}  {}: {} exchanges  {}", phase.name, phase.exchanges, figures(phase)));
+            say(format_args!(
+                "{elapsed:>6}  {}: {} exchanges  {}",
+                phase.name,
+                phase.exchanges,
+                figures(phase)
+            ));
         }
         (pb::RunState::Running, None) | (pb::RunState::Ended, _) => {}
         _ if update.note.is_empty() => {}

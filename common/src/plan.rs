@@ -9,9 +9,9 @@ use std::time::Duration;
 use prost::Message as _;
 use sha2::{Digest as _, Sha256};
 
-pub use crate::wire::pb::plan_types::*;
 use crate::schedule::{Arrivals, Cycle, RateCurve, RatePiece, ScheduleError, UserCurve, UserPiece};
 use crate::units::Rate;
+pub use crate::wire::pb::plan_types::*;
 
 /// The variables that every virtual user has, by slot. Data sources and captures follow.
 pub mod slots {
@@ -73,14 +73,20 @@ pub fn decode(bytes: &[u8]) -> Result<Plan, PlanError> {
     for phase in &plan.phases {
         for load in &phase.loads {
             if usize::try_from(load.user).is_ok_and(|user| user >= plan.users.len()) {
-                return Err(PlanError::Damaged(format!("phase `{}` names a user type that is not there", phase.name)));
+                return Err(PlanError::Damaged(format!(
+                    "phase `{}` names a user type that is not there",
+                    phase.name
+                )));
             }
             load.view(phase)?;
         }
     }
     for user in &plan.users {
         if user.bindings.iter().any(|binding| binding.source as usize >= plan.sources.len()) {
-            return Err(PlanError::Damaged(format!("user `{}` is bound to a source that is not there", user.name)));
+            return Err(PlanError::Damaged(format!(
+                "user `{}` is bound to a source that is not there",
+                user.name
+            )));
         }
     }
     Ok(plan)

@@ -24,7 +24,8 @@ impl AllowedTargets {
         for entry in entries {
             let entry = entry.as_ref().trim();
             if entry == "loopback" {
-                list.networks.extend(["127.0.0.0/8", "::1/128"].iter().filter_map(|net| net.parse::<IpNet>().ok()));
+                list.networks
+                    .extend(["127.0.0.0/8", "::1/128"].iter().filter_map(|net| net.parse::<IpNet>().ok()));
                 list.names.push("localhost".to_owned());
             } else if let Ok(network) = IpNet::from_str(entry) {
                 list.networks.push(network);
@@ -68,7 +69,9 @@ impl AllowedTargets {
 fn is_link_local(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_link_local()),
+        IpAddr::V6(v6) => {
+            v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some_and(|v4| v4.is_link_local())
+        }
     }
 }
 
@@ -82,7 +85,9 @@ mod tests {
         let list = AllowedTargets::new(["loopback", "shop.test", "*.api.test", "10.1.0.0/16"]);
         assert!(list.allows_host("127.0.0.1") && list.allows_host("localhost") && list.allows_host("[::1]"));
         assert!(list.allows("shop.test", ip("203.0.113.9")), "an allowed name may resolve anywhere");
-        assert!(list.allows_host("a.api.test") && !list.allows_host("api.test") && !list.allows_host("xapi.test"));
+        assert!(
+            list.allows_host("a.api.test") && !list.allows_host("api.test") && !list.allows_host("xapi.test")
+        );
         assert!(list.allows("other", ip("10.1.2.3")) && !list.allows("other", ip("10.2.2.3")));
         assert!(!list.allows("shop.test", ip("169.254.169.254")), "never link-local");
         assert!(!list.allows("shop.test", ip("::ffff:169.254.169.254")), "nor in disguise");

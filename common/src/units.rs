@@ -42,7 +42,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
             "h" => 3_600_000_000_000,
             "d" => 86_400_000_000_000,
             "" => return error(format!("`{text}` has no unit; did you mean {text}s or {text}ms?")),
-            other => return error(format!("unknown unit `{other}` in `{text}`; use ns, us, ms, s, m, h or d")),
+            other => {
+                return error(format!("unknown unit `{other}` in `{text}`; use ns, us, ms, s, m, h or d"));
+            }
         };
         let Some(ns) = decimal(number, scale_ns) else {
             return error(format!("`{number}` in `{text}` is not a number"));
@@ -81,7 +83,13 @@ pub fn show_duration(duration: Duration) -> String {
 }
 
 fn trimmed(value: f64, unit: &str) -> String {
-    let digits = if value >= 100.0 { 0 } else if value >= 10.0 { 1 } else { 2 };
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
     let text = format!("{value:.digits$}");
     let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     format!("{text}{unit}")
@@ -177,12 +185,13 @@ pub fn parse_bytes(text: &str) -> Result<u64, UnitError> {
         "kB" | "KB" => 1_000,
         "MB" => 1_000_000,
         "GB" => 1_000_000_000,
-        other => return error(format!("unknown unit `{other}` in `{text}`; use B, KiB, MiB, GiB, kB, MB or GB")),
+        other => {
+            return error(format!("unknown unit `{other}` in `{text}`; use B, KiB, MiB, GiB, kB, MB or GB"));
+        }
     };
-    decimal(number, scale).and_then(|bytes| u64::try_from(bytes).ok()).map_or_else(
-        || error(format!("`{text}` is not a number of bytes; write for example 256KiB")),
-        Ok,
-    )
+    decimal(number, scale)
+        .and_then(|bytes| u64::try_from(bytes).ok())
+        .map_or_else(|| error(format!("`{text}` is not a number of bytes; write for example 256KiB")), Ok)
 }
 
 /// Reads a share such as `5%` as a fraction (0.05).
@@ -215,7 +224,7 @@ fn decimal(number: &str, scale: u64) -> Option<u128> {
     let digits = |text: &str| if text.is_empty() { Some(0) } else { text.parse::<u128>().ok() };
     let fraction_scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
     let whole = digits(whole)?.checked_mul(u128::from(scale))?;
-    Some(whole.checked_add(digits(fraction)? * u128::from(scale) / fraction_scale)?)
+    whole.checked_add(digits(fraction)? * u128::from(scale) / fraction_scale)
 }
 
 #[cfg(test)]
@@ -231,7 +240,14 @@ mod tests {
         ok("1.5s", 1_500_000_000);
         ok("250ms", 250_000_000);
         ok("0s", 0);
-        for (bad, word) in [("", "missing"), ("30", "30s"), ("abc", "not a duration"), ("3 parsecs", "parsecs"), ("9999999d", "366"), ("-1s", "not a duration")] {
+        for (bad, word) in [
+            ("", "missing"),
+            ("30", "30s"),
+            ("abc", "not a duration"),
+            ("3 parsecs", "parsecs"),
+            ("9999999d", "366"),
+            ("-1s", "not a duration"),
+        ] {
             assert!(parse_duration(bad).unwrap_err().to_string().contains(word), "{bad}");
         }
         for text in ["30s", "1m30s", "250ms", "1h", "1.5s"] {
@@ -245,7 +261,13 @@ mod tests {
         assert_eq!(parse_rate("1000/m").unwrap().milli_per_hour(), 60_000_000);
         assert_eq!(parse_rate("0.5/s").unwrap().milli_per_hour(), 1_800_000);
         assert_eq!(parse_rate("1000/m").unwrap().to_string(), "1000/m");
-        for (bad, word) in [("200", "200/s"), ("200/x", "/x"), ("x/s", "`x`"), ("99999999999/s", "highest"), ("", "not a rate")] {
+        for (bad, word) in [
+            ("200", "200/s"),
+            ("200/x", "/x"),
+            ("x/s", "`x`"),
+            ("99999999999/s", "highest"),
+            ("", "not a rate"),
+        ] {
             assert!(parse_rate(bad).unwrap_err().to_string().contains(word), "{bad}");
         }
     }

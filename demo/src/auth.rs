@@ -60,7 +60,8 @@ impl Auth {
 
     /// What a valid token says.
     pub(crate) fn check(&self, token: &str) -> Option<Claims> {
-        let mut validation = Validation::default();
+        // No grace: a token that has expired is refused at once.
+        let mut validation = Validation::new(jsonwebtoken::Algorithm::HS256);
         validation.leeway = 0;
         let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).ok()?.claims;
         (!self.ended().contains(&claims.jti)).then_some(claims)

@@ -53,7 +53,9 @@ pub struct Latency {
 
 fn duration(text: &str) -> Result<Duration, String> {
     let text = text.trim();
-    let split = text.find(|c: char| c.is_alphabetic()).ok_or_else(|| format!("`{text}` has no unit; write 5s or 40ms"))?;
+    let split = text
+        .find(|c: char| c.is_alphabetic())
+        .ok_or_else(|| format!("`{text}` has no unit; write 5s or 40ms"))?;
     let number: f64 = text[..split].parse().map_err(|_| format!("`{text}` is not a duration"))?;
     let seconds = match &text[split..] {
         "ms" => number / 1e3,
@@ -79,7 +81,9 @@ pub fn parse_stall(text: &str) -> Result<Stall, String> {
     }
     match (every, length) {
         (Some(every), Some(length)) if length < every => Ok(Stall { every, length }),
-        (Some(_), Some(_)) => Err("the stall is as long as its period; the demo would never answer".to_owned()),
+        (Some(_), Some(_)) => {
+            Err("the stall is as long as its period; the demo would never answer".to_owned())
+        }
         _ => Err("write every=5s,for=1s".to_owned()),
     }
 }
@@ -90,7 +94,8 @@ pub fn parse_stall(text: &str) -> Result<Stall, String> {
 /// Where it is not of that form.
 pub fn parse_latency(text: &str) -> Result<Latency, String> {
     let shape = "write lognormal(5ms,p99=40ms)";
-    let inner = text.trim().strip_prefix("lognormal(").and_then(|rest| rest.strip_suffix(')')).ok_or(shape)?;
+    let inner =
+        text.trim().strip_prefix("lognormal(").and_then(|rest| rest.strip_suffix(')')).ok_or(shape)?;
     let (median, p99) = inner.split_once(',').ok_or(shape)?;
     let p99 = p99.trim().strip_prefix("p99=").ok_or(shape)?;
     let latency = Latency { median: duration(median)?, p99: duration(p99)? };
@@ -106,7 +111,10 @@ pub fn parse_latency(text: &str) -> Result<Latency, String> {
 /// Where it is not a share from 0% to 100%.
 pub fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
-    number.filter(|n| (0.0..=100.0).contains(n)).map(|n| n / 100.0).ok_or_else(|| format!("`{text}` is not a share; write 5%"))
+    number
+        .filter(|n| (0.0..=100.0).contains(n))
+        .map(|n| n / 100.0)
+        .ok_or_else(|| format!("`{text}` is not a share; write 5%"))
 }
 
 #[cfg(test)]
@@ -117,7 +125,11 @@ mod tests {
     fn switches_are_read() {
         let stall = parse_stall("every=5s,for=1s").unwrap();
         assert_eq!((stall.every, stall.length), (Duration::from_secs(5), Duration::from_secs(1)));
-        assert!(parse_stall("every=1s,for=1s").is_err() && parse_stall("every=1s").is_err() && parse_stall("x").is_err());
+        assert!(
+            parse_stall("every=1s,for=1s").is_err()
+                && parse_stall("every=1s").is_err()
+                && parse_stall("x").is_err()
+        );
         assert_eq!(parse_latency("lognormal(5ms,p99=40ms)").unwrap().p99, Duration::from_millis(40));
         assert!(parse_latency("lognormal(5ms)").is_err() && parse_latency("normal(1,2)").is_err());
         assert_eq!(parse_percent("5%"), Ok(0.05));

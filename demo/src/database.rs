@@ -42,12 +42,20 @@ impl Database {
         for id in 1..=PRODUCTS {
             transaction.execute(
                 "insert into products values (?, ?, ?, ?)",
-                params![id.cast_signed(), format!("SKU-{id:04}"), format!("Product {id}"), (id * 37 % 5_000 + 99).cast_signed()],
+                params![
+                    id.cast_signed(),
+                    format!("SKU-{id:04}"),
+                    format!("Product {id}"),
+                    (id * 37 % 5_000 + 99).cast_signed()
+                ],
             )?;
         }
         for id in 1..=25_i64 {
             let role = if id % 5 == 0 { "manager" } else { "cashier" };
-            transaction.execute("insert into employees values (?, ?, ?)", params![id, format!("Employee {id}"), role])?;
+            transaction.execute(
+                "insert into employees values (?, ?, ?)",
+                params![id, format!("Employee {id}"), role],
+            )?;
         }
         transaction.commit()
     }
@@ -59,7 +67,8 @@ impl Database {
     pub(crate) fn products(&self, page: u64) -> Result<Value> {
         let page = (page.max(1) - 1) % PRODUCTS.div_ceil(PAGE);
         self.with(|connection| {
-            let mut query = connection.prepare_cached("select id, sku, name, price from products order by id limit ? offset ?")?;
+            let mut query = connection
+                .prepare_cached("select id, sku, name, price from products order by id limit ? offset ?")?;
             let rows = query.query_map([PAGE.cast_signed(), (page * PAGE).cast_signed()], product)?;
             Ok(json!({ "page": page + 1, "items": rows.collect::<Result<Vec<_>>>()? }))
         })
@@ -67,14 +76,17 @@ impl Database {
 
     pub(crate) fn product(&self, id: i64) -> Result<Option<Value>> {
         self.with(|connection| {
-            let mut query = connection.prepare_cached("select id, sku, name, price from products where id = ?")?;
+            let mut query =
+                connection.prepare_cached("select id, sku, name, price from products where id = ?")?;
             query.query_row([id], product).optional()
         })
     }
 
     pub(crate) fn orders(&self, user: i64) -> Result<Value> {
         self.with(|connection| {
-            let mut query = connection.prepare_cached("select id, user, note, total from orders where user = ? order by id desc limit 20")?;
+            let mut query = connection.prepare_cached(
+                "select id, user, note, total from orders where user = ? order by id desc limit 20",
+            )?;
             let rows = query.query_map([user], order)?;
             Ok(json!({ "items": rows.collect::<Result<Vec<_>>>()? }))
         })
@@ -82,7 +94,8 @@ impl Database {
 
     pub(crate) fn order(&self, id: i64) -> Result<Option<Value>> {
         self.with(|connection| {
-            let mut query = connection.prepare_cached("select id, user, note, total from orders where id = ?")?;
+            let mut query =
+                connection.prepare_cached("select id, user, note, total from orders where id = ?")?;
             query.query_row([id], order).optional()
         })
     }
@@ -108,7 +121,9 @@ impl Database {
 
     pub(crate) fn set_profile(&self, user: i64, name: &str) -> Result<Value> {
         self.with(|connection| {
-            connection.prepare_cached("insert or replace into profiles values (?, ?)")?.execute(params![user, name])?;
+            connection
+                .prepare_cached("insert or replace into profiles values (?, ?)")?
+                .execute(params![user, name])?;
             Ok(json!({ "user": user, "name": name }))
         })
     }
@@ -132,9 +147,13 @@ impl Database {
 }
 
 fn product(row: &rusqlite::Row<'_>) -> Result<Value> {
-    Ok(json!({ "id": row.get::<_, i64>(0)?, "sku": row.get::<_, String>(1)?, "name": row.get::<_, String>(2)?, "price": row.get::<_, i64>(3)? }))
+    Ok(
+        json!({ "id": row.get::<_, i64>(0)?, "sku": row.get::<_, String>(1)?, "name": row.get::<_, String>(2)?, "price": row.get::<_, i64>(3)? }),
+    )
 }
 
 fn order(row: &rusqlite::Row<'_>) -> Result<Value> {
-    Ok(json!({ "id": row.get::<_, i64>(0)?, "user": row.get::<_, i64>(1)?, "note": row.get::<_, String>(2)?, "total": row.get::<_, i64>(3)?, "state": "ready" }))
+    Ok(
+        json!({ "id": row.get::<_, i64>(0)?, "user": row.get::<_, i64>(1)?, "note": row.get::<_, String>(2)?, "total": row.get::<_, i64>(3)?, "state": "ready" }),
+    )
 }

@@ -190,7 +190,12 @@ async fn card_payment(State(shop): Shared, customer: Customer, Json(payment): Js
         return Err(Failure(StatusCode::PAYMENT_REQUIRED, "the card was declined".to_owned()));
     }
     let id = format!("pi_{:016x}", (shop.dice.unit() * 2_f64.powi(53)) as u64);
-    Ok((StatusCode::CREATED, Json(json!({ "id": id, "user": customer.number(), "amount": payment["amount"], "status": "succeeded" }))))
+    Ok((
+        StatusCode::CREATED,
+        Json(
+            json!({ "id": id, "user": customer.number(), "amount": payment["amount"], "status": "succeeded" }),
+        ),
+    ))
 }
 
 async fn generate_qr(customer: Customer, Json(payment): Json<Value>) -> Created {
@@ -217,7 +222,10 @@ struct Credentials {
     password: String,
 }
 
-async fn login(State(shop): Shared, Json(credentials): Json<Credentials>) -> Result<impl IntoResponse, Failure> {
+async fn login(
+    State(shop): Shared,
+    Json(credentials): Json<Credentials>,
+) -> Result<impl IntoResponse, Failure> {
     let user = Auth::account(&credentials.email, &credentials.password)
         .ok_or_else(|| Failure(StatusCode::UNAUTHORIZED, "address or password is wrong".to_owned()))?;
     token_for(&shop, user)
@@ -230,8 +238,10 @@ async fn refresh(State(shop): Shared, customer: Customer) -> Result<impl IntoRes
 }
 
 fn token_for(shop: &Shop, user: u64) -> Result<(HeaderMap, Json<Value>), Failure> {
-    let (token, claims) =
-        shop.auth.issue(user).ok_or_else(|| Failure(StatusCode::INTERNAL_SERVER_ERROR, "no token could be made".to_owned()))?;
+    let (token, claims) = shop
+        .auth
+        .issue(user)
+        .ok_or_else(|| Failure(StatusCode::INTERNAL_SERVER_ERROR, "no token could be made".to_owned()))?;
     let mut headers = HeaderMap::new();
     if let Ok(cookie) = format!("sid=s{}-{}; Path=/; HttpOnly", user, claims.jti).parse() {
         headers.insert(header::SET_COOKIE, cookie);

@@ -51,7 +51,8 @@ impl Demo {
     /// # Errors
     /// Where the port is taken or the database cannot be made.
     pub fn start(config: DemoConfig) -> Result<Self, DemoError> {
-        let listener = listen(config.listen).map_err(|source| DemoError::Listen { address: config.listen, source })?;
+        let listener =
+            listen(config.listen).map_err(|source| DemoError::Listen { address: config.listen, source })?;
         let address = listener.local_addr()?;
         let directory = tempfile::tempdir()?;
         let database = Database::open(&directory.path().join("shop.db"))?;
@@ -109,7 +110,12 @@ fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-async fn serve(listener: std::net::TcpListener, shop: Arc<Shop>, stall: Option<Stall>, stop: CancellationToken) {
+async fn serve(
+    listener: std::net::TcpListener,
+    shop: Arc<Shop>,
+    stall: Option<Stall>,
+    stop: CancellationToken,
+) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {

@@ -20,9 +20,13 @@ pub fn loadgrid() -> PathBuf {
         .get_or_init(|| match std::env::var_os("LOADGRID_BIN") {
             Some(path) => project().join(path),
             None => {
-                let built = Command::new(env!("CARGO")).args(["build", "-q", "-p", "loadgrid"]).current_dir(project()).status();
+                let built = Command::new(env!("CARGO"))
+                    .args(["build", "-q", "-p", "loadgrid"])
+                    .current_dir(project())
+                    .status();
                 assert!(built.is_ok_and(|status| status.success()), "the binary cannot be built");
-                let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), PathBuf::from);
+                let target = std::env::var_os("CARGO_TARGET_DIR")
+                    .map_or_else(|| project().join("target"), PathBuf::from);
                 target.join("debug/loadgrid")
             }
         })

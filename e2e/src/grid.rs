@@ -45,7 +45,9 @@ impl Finished {
     /// Where there is none.
     #[must_use]
     pub fn number(&self, pointer: &str) -> u64 {
-        self.report.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("no number at {pointer} in {:#}\n{}\n{}", self.report, self.stdout, self.stderr))
+        self.report.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| {
+            panic!("no number at {pointer} in {:#}\n{}\n{}", self.report, self.stdout, self.stderr)
+        })
     }
 }
 
@@ -59,7 +61,8 @@ impl Grid {
         let directory = tempfile::tempdir().expect("a directory");
         let address = format!("127.0.0.1:{}", free_port());
         let data = directory.path().join("data").display().to_string();
-        let coordinator = Child::start("coordinator", &loadgrid(), &["coordinator", "--listen", &address, "--data", &data]);
+        let coordinator =
+            Child::start("coordinator", &loadgrid(), &["coordinator", "--listen", &address, "--data", &data]);
         coordinator.wait_for_log("coordinator on");
         let mut grid = Self { address, coordinator, workers: Vec::new(), directory };
         (1..=workers).for_each(|number| grid.add_worker(&format!("w{number}")));
@@ -83,7 +86,10 @@ impl Grid {
         std::fs::write(&file, scenario).expect("the scenario is written");
         let (file, json_text) = (file.display().to_string(), json.display().to_string());
         let expect = self.workers.len().to_string();
-        let mut arguments = vec!["submit", &file, "--coordinator", &self.address, "--watch", "--expect-workers", &expect, "--json", &json_text];
+        let expect = if more.contains(&"--expect-workers") { None } else { Some(expect) };
+        let mut arguments =
+            vec!["submit", &file, "--coordinator", &self.address, "--watch", "--json", &json_text];
+        arguments.extend(expect.iter().flat_map(|count| ["--expect-workers", count.as_str()]));
         arguments.extend(more);
         (Child::start("submit", &loadgrid(), &arguments), json)
     }
@@ -99,7 +105,8 @@ impl Grid {
 /// Waits for a command's end and reads its report.
 pub(crate) fn finish(child: Child, json: &Path) -> Finished {
     let (status, stdout, stderr) = child.wait(LIMIT);
-    let report = std::fs::read(json).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
+    let report =
+        std::fs::read(json).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or(Value::Null);
     Finished { code: status.code().unwrap_or(-1), stdout, stderr, report }
 }
 

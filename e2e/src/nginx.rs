@@ -23,7 +23,10 @@ impl Nginx {
     /// Where it does not start.
     #[must_use]
     pub fn start() -> Option<Self> {
-        let program = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/bin/nginx"].map(PathBuf::from).into_iter().find(|path| path.exists())?;
+        let program = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/bin/nginx"]
+            .map(PathBuf::from)
+            .into_iter()
+            .find(|path| path.exists())?;
         let directory = tempfile::tempdir().expect("a directory");
         let (port, root) = (free_port(), directory.path().display().to_string());
         let config = format!(
@@ -50,7 +53,9 @@ impl Nginx {
         std::fs::write(&file, config).expect("the configuration is written");
         let child = Child::start("nginx", &program, &["-c", &file.display().to_string(), "-p", &root]);
         let nginx = Self { target: format!("http://127.0.0.1:{port}"), directory, child };
-        wait_for("nginx to listen", Duration::from_secs(10), || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        wait_for("nginx to listen", Duration::from_secs(10), || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).ok()
+        });
         Some(nginx)
     }
 

@@ -1,6 +1,6 @@
 //! Child processes with their logs.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -48,7 +48,12 @@ impl Child {
     #[must_use]
     pub fn start(name: &str, program: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(program);
-        command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(arguments)
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("stderr is piped");
@@ -83,7 +88,9 @@ impl Child {
     /// # Panics
     /// Where it does not come within ten seconds.
     pub fn wait_for_log(&self, text: &str) {
-        wait_for(&format!("`{text}` from {}", self.name), Duration::from_secs(10), || self.log().contains(text).then_some(()));
+        wait_for(&format!("`{text}` from {}", self.name), Duration::from_secs(10), || {
+            self.log().contains(text).then_some(())
+        });
     }
 
     /// Its process number.
@@ -106,7 +113,8 @@ impl Child {
     /// # Panics
     /// Where it does not end within the limit.
     pub fn wait(mut self, limit: Duration) -> (ExitStatus, String, String) {
-        let status = wait_for(&format!("the end of {}", self.name), limit, || self.child.try_wait().ok().flatten());
+        let status =
+            wait_for(&format!("the end of {}", self.name), limit, || self.child.try_wait().ok().flatten());
         let stdout = self.stdout.take().map(|thread| thread.join().unwrap_or_default()).unwrap_or_default();
         (status, stdout, self.log())
     }
@@ -129,8 +137,9 @@ impl Drop for Child {
         if std::thread::panicking() {
             let log = self.log();
             let tail: Vec<&str> = log.lines().rev().take(20).collect();
-            eprintln!("--- {} (the last of its log) ---", self.name);
-            tail.iter().rev().for_each(|line| eprintln!("{line}"));
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            let text = format!("--- {} (the last of its log) ---\n{}\n", self.name, tail.join("\n"));
+            let _written = std::io::stderr().write_all(text.as_bytes());
         }
     }
 }

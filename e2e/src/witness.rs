@@ -33,9 +33,15 @@ impl Witness {
     #[must_use]
     pub fn start() -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
         let router = Router::new().fallback(note).with_state(seen.clone());
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0)))).expect("a port");
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))))
+            .expect("a port");
         let target = format!("http://{}", listener.local_addr().expect("an address"));
         runtime.spawn(async move { axum::serve(listener, router).await });
         Self { target, seen, runtime: Some(runtime) }
@@ -59,10 +65,16 @@ impl Drop for Witness {
     }
 }
 
-async fn note(State(seen): State<Arc<Mutex<Vec<Seen>>>>, request: Request) -> ([(&'static str, &'static str); 1], &'static str) {
+async fn note(
+    State(seen): State<Arc<Mutex<Vec<Seen>>>>,
+    request: Request,
+) -> ([(&'static str, &'static str); 1], &'static str) {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, 16 << 20).await.unwrap_or_default();
-    let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
+    let headers = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
     let entry = Seen {
         request: format!("{} {}", parts.method, parts.uri),
         body: String::from_utf8_lossy(&body).into_owned(),

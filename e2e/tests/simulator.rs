@@ -5,8 +5,10 @@
 //! The cores are the real ones. Simulated are the network, the clocks, the store, and the load threads,
 //! which start iterations by the real schedule and stripe under the real lease, and end them at random.
 
-use std::collections::{BTreeMap, BinaryHeap, HashSet};
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+
 use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,9 +71,18 @@ fn small_plan(draws: &mut Draws) -> plan::Plan {
     let mut phases = Vec::new();
     for number in 0..1 + draws.below(2) {
         let pieces = vec![rate(1 + draws.below(20), 1 + draws.below(5))];
-        let open = plan::Open { pieces, poisson: draws.below(2) == 0, max_vus: 1 + draws.below(30), ..plan::Open::default() };
+        let open = plan::Open {
+            pieces,
+            poisson: draws.below(2) == 0,
+            max_vus: 1 + draws.below(30),
+            ..plan::Open::default()
+        };
         let load = plan::Load { user: 0, identity_base: 0, model: Some(plan::load::Model::Open(open)) };
-        phases.push(plan::Phase { name: format!("p{number}"), graceful_stop_ns: 3_000_000_000, loads: vec![load] });
+        phases.push(plan::Phase {
+            name: format!("p{number}"),
+            graceful_stop_ns: 3_000_000_000,
+            loads: vec![load],
+        });
     }
     plan::Plan {
         name: "simulated".to_owned(),
@@ -80,7 +91,12 @@ fn small_plan(draws: &mut Draws) -> plan::Plan {
         users: vec![plan::UserType { name: "u".to_owned(), ..plan::UserType::default() }],
         steps: vec!["s".to_owned()],
         phases,
-        grid: Some(plan::GridSettings { min_workers: 1, wait_ns: 20_000_000_000, snapshot_ns: 1_000_000_000, ..plan::GridSettings::default() }),
+        grid: Some(plan::GridSettings {
+            min_workers: 1,
+            wait_ns: 20_000_000_000,
+            snapshot_ns: 1_000_000_000,
+            ..plan::GridSettings::default()
+        }),
         ..plan::Plan::default()
     }
 }
@@ -163,7 +179,10 @@ impl Simulation {
         let plan = small_plan(&mut draws);
         let hub = HubCore::new(LEASE, Duration::from_millis(500));
         let mut simulation = Self {
-            draws, world, plan, hub,
+            draws,
+            world,
+            plan,
+            hub,
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
@@ -236,7 +255,8 @@ impl Simulation {
         let bundle = plan::Bundle { plan: self.plan.encode_to_vec().into(), ..plan::Bundle::default() };
         let expect_workers = u32::try_from(self.world.workers).unwrap();
         let submission = Submission { bundle, expect_workers, wait: None };
-        let outputs = self.hub.submit(self.coordinator_clock(), "the-run".into(), submission, &["loopback".to_owned()]);
+        let outputs =
+            self.hub.submit(self.coordinator_clock(), "the-run".into(), submission, &["loopback".to_owned()]);
         self.perform(outputs.expect("the plan is good"));
         while let Some(Reverse((at, number))) = self.queue.pop() {
             self.now = at;
@@ -253,7 +273,9 @@ impl Simulation {
 
     fn happen(&mut self, happening: Happening) {
         match happening {
-            Happening::ToCoordinator { from, connection, word } => self.coordinator_hears(from, connection, *word),
+            Happening::ToCoordinator { from, connection, word } => {
+                self.coordinator_hears(from, connection, *word)
+            }
             Happening::ToWorker { to, connection, order } => {
                 if self.workers[to].connected && self.workers[to].connection == connection {
                     self.worker_event(to, Event::Said(*order));
@@ -291,7 +313,8 @@ impl Simulation {
     }
 
     fn schedule_tick(&mut self, worker: usize) {
-        let wait = self.workers[worker].core.deadline().since(self.clock_of(worker)).max(Duration::from_millis(1));
+        let wait =
+            self.workers[worker].core.deadline().since(self.clock_of(worker)).max(Duration::from_millis(1));
         self.after(wait.min(Duration::from_secs(1)), Happening::WorkerTick(worker));
     }
 
@@ -310,7 +333,10 @@ impl Simulation {
         self.workers[worker].connected = true;
         let connection = self.workers[worker].connection;
         let delay = self.random(self.world.longest_delay);
-        self.after(delay, Happening::ToCoordinator { from: worker, connection, word: Box::new(Word::Hello(hello)) });
+        self.after(
+            delay,
+            Happening::ToCoordinator { from: worker, connection, word: Box::new(Word::Hello(hello)) },
+        );
         self.worker_event(worker, Event::Connected);
         self.schedule_tick(worker);
         if self.chance(self.world.crash * 20.0) {
@@ -419,7 +445,10 @@ impl Simulation {
             match effect {
                 Effect::Say(word) => {
                     let connection = self.workers[place].connection;
-                    self.travel(|delayed| Happening::ToCoordinator { from: place, connection, word: delayed }, word);
+                    self.travel(
+                        |delayed| Happening::ToCoordinator { from: place, connection, word: delayed },
+                        word,
+                    );
                 }
                 Effect::Load { prepare, .. } => {
                     let plan = plan::decode(&prepare.plan).expect("the plan arrives whole");
@@ -451,7 +480,9 @@ impl Simulation {
 
     fn begin(&mut self, place: usize, begin: Begin) {
         let run_time = begin.zero.since(begin.run_zero);
-        let Some(engine) = &mut self.workers[place].engine else { panic!("a phase begins without an engine") };
+        let Some(engine) = &mut self.workers[place].engine else {
+            panic!("a phase begins without an engine")
+        };
         assert!(engine.phase.is_none(), "two phases at once");
         let phase = &engine.plan.phases[begin.phase as usize];
         let view = phase.loads[0].view(phase).unwrap();
@@ -462,7 +493,10 @@ impl Simulation {
         let share = stripe.count_below(view.planned().unwrap());
         engine.phase = Some(Running {
             length: view.length(),
-            begin, view, stripe, share,
+            begin,
+            view,
+            stripe,
+            share,
             next: 0,
             in_flight: Vec::new(),
             reported: run_time,
@@ -528,7 +562,8 @@ impl Simulation {
         let ended = over && running.in_flight.is_empty();
         let edge = Duration::from_secs(running.reported.as_secs() + 1);
         if ended || run_time >= edge {
-            let to = if ended { run_time.max(running.reported) } else { Duration::from_secs(run_time.as_secs()) };
+            let to =
+                if ended { run_time.max(running.reported) } else { Duration::from_secs(run_time.as_secs()) };
             let measures = Box::new(std::mem::take(&mut running.measures));
             events.push(Event::Measured { phase, from: running.reported, to, measures, users: 1 });
             running.reported = to;
@@ -550,7 +585,10 @@ impl Simulation {
 
     /// What holds at every step.
     fn check(&self) {
-        assert!(self.hub.counted_iterations() <= self.started.len() as u64, "more is counted than was ever started");
+        assert!(
+            self.hub.counted_iterations() <= self.started.len() as u64,
+            "more is counted than was ever started"
+        );
         assert!(self.reports.len() <= 1, "a run ends once");
     }
 
@@ -559,7 +597,8 @@ impl Simulation {
         let report = &self.reports[0];
         let ledger = &report.ledger;
         assert!(ledger.closes, "the ledger does not close: {:?}", ledger.gaps);
-        let planned: u64 = self.plan.phases.iter().map(|phase| phase.loads[0].view(phase).unwrap().planned().unwrap()).sum();
+        let planned: u64 =
+            self.plan.phases.iter().map(|phase| phase.loads[0].view(phase).unwrap().planned().unwrap()).sum();
         assert_eq!(ledger.iterations.planned, Some(planned));
         let started = self.started.len() as u64;
         if ledger.workers.iter().all(|worker| worker.sealed) {
@@ -569,7 +608,10 @@ impl Simulation {
             assert!(ledger.iterations.ok <= started);
             assert_ne!(report.verdict.exit_code, 0, "a result that lacks something is not passed");
         }
-        let undisturbed = self.world.loss == 0.0 && self.crashes == 0 && self.world.stop_at.is_none() && self.world.longest_delay < Duration::from_secs(1);
+        let undisturbed = self.world.loss == 0.0
+            && self.crashes == 0
+            && self.world.stop_at.is_none()
+            && self.world.longest_delay < Duration::from_secs(1);
         if undisturbed && self.world.store_fails == 0.0 {
             assert_eq!(report.verdict.exit_code, 0, "nothing went wrong, and yet: {:?}", report.verdict);
             assert_eq!(started, planned);
@@ -586,7 +628,8 @@ fn ten_thousand_histories_keep_the_invariants() {
         println!("{:#?}", simulation.reports);
         return;
     }
-    let histories: u64 = std::env::var("LOADGRID_SIM_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
+    let histories: u64 =
+        std::env::var("LOADGRID_SIM_HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
     let began = std::time::Instant::now();
     let outcomes = std::sync::Mutex::new(BTreeMap::<String, u64>::new());
     std::thread::scope(|scope| {
@@ -599,7 +642,9 @@ fn ten_thousand_histories_keep_the_invariants() {
                         simulation.run();
                         format!("{:?}", simulation.reports[0].verdict.outcome)
                     });
-                    let outcome = outcome.unwrap_or_else(|_| panic!("seed {seed} fails; replay it with LOADGRID_SIM_SEED={seed}"));
+                    let outcome = outcome.unwrap_or_else(|_| {
+                        panic!("seed {seed} fails; replay it with LOADGRID_SIM_SEED={seed}")
+                    });
                     *outcomes.lock().unwrap().entry(outcome).or_default() += 1;
                 }
             });

@@ -29,7 +29,10 @@ fn a_freeze_is_shown_in_full() {
     // Four of the freezes fall into the run whole; a wide margin for the machine, and for the drain.
     for (pointer, expected_ms) in [("p90_us", 500.0), ("p95_us", 750.0), ("p99_us", 950.0)] {
         let observed = finished.number(&format!("/totals/response_time/{pointer}")) as f64 / 1e3;
-        assert!((expected_ms * 0.8..expected_ms * 1.3).contains(&observed), "{pointer}: {observed} ms for {expected_ms}");
+        assert!(
+            (expected_ms * 0.8..expected_ms * 1.3).contains(&observed),
+            "{pointer}: {observed} ms for {expected_ms}"
+        );
     }
 }
 
@@ -46,5 +49,9 @@ fn a_full_pool_drops_and_says_so() {
     assert!(service_p95 < 100_000, "{service_p95}");
     assert!(finished.number("/totals/service_time/max_us") > 500_000);
     assert!(finished.stdout.contains("dropped: no virtual user was free"), "{}", finished.stdout);
-    assert!(finished.stdout.contains('≥'), "quantiles among the dropped are at least the maximum: {}", finished.stdout);
+    assert!(
+        finished.stdout.contains('≥'),
+        "quantiles among the dropped are at least the maximum: {}",
+        finished.stdout
+    );
 }

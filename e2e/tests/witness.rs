@@ -1,5 +1,7 @@
 //! The ledger against outside witnesses: what the report says was sent is what arrived, to the request.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -8,7 +10,12 @@ use loadgrid_e2e::{Demo, Finished, Grid, Nginx, Witness, run_local, truth, wait_
 /// Exchanges in the ledger, over the workers and in the witness's log are one number.
 fn assert_same(finished: &Finished, seen: usize) {
     let sent = finished.number("/ledger/exchanges/sent");
-    let by_workers: u64 = finished.report["ledger"]["workers"].as_array().unwrap().iter().map(|w| w["exchanges_sent"].as_u64().unwrap()).sum();
+    let by_workers: u64 = finished.report["ledger"]["workers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|w| w["exchanges_sent"].as_u64().unwrap())
+        .sum();
     assert_eq!(sent, seen as u64, "the witness saw another number\n{}", finished.stdout);
     assert_eq!(sent, by_workers);
     assert_eq!(finished.report["ledger"]["closes"], true, "{}", finished.report["ledger"]);
@@ -51,7 +58,10 @@ fn nginx_logs_exactly_what_a_closed_model_says_it_sent() {
     );
     let finished = grid.run(&scenario, &[]);
     assert_eq!(finished.code, 0, "{}\n{}", finished.stdout, finished.stderr);
-    assert!(finished.report["ledger"]["iterations"]["planned"].is_null(), "planned is null for closed models");
+    assert!(
+        finished.report["ledger"]["iterations"]["planned"].is_null(),
+        "planned is null for closed models"
+    );
     assert!(finished.number("/ledger/exchanges/sent") > 1_000);
     assert_same(&finished, nginx.requests().len());
 }
@@ -60,7 +70,10 @@ fn nginx_logs_exactly_what_a_closed_model_says_it_sent() {
 fn a_run_that_is_interrupted_half_way_is_counted_to_the_request() {
     let nginx = Nginx::start().expect("nginx is installed by scripts/test");
     let grid = Grid::start(2);
-    let scenario = format!("version: 1\ntarget: {}\nsteps: [ get: /, get: /moved ]\nload: {{ rate: 100/s, for: 60s }}\n", nginx.target);
+    let scenario = format!(
+        "version: 1\ntarget: {}\nsteps: [ get: /, get: /moved ]\nload: {{ rate: 100/s, for: 60s }}\n",
+        nginx.target
+    );
     let (submit, json) = grid.submit(&scenario, &[]);
     wait_for("load to flow", Duration::from_secs(30), || submit.log().contains("exchanges").then_some(()));
     std::thread::sleep(Duration::from_millis(700));
@@ -127,11 +140,19 @@ fn every_planned_arrival_starts_once_on_any_number_of_workers() {
         );
         let finished = grid.run(&scenario, &[]);
         assert_eq!(finished.code, 0, "{}\n{}", finished.stdout, finished.stderr);
-        let mut numbers: Vec<u64> = witness.seen().iter().map(|seen| seen.request.rsplit('/').next().unwrap().parse().unwrap()).collect();
+        let mut numbers: Vec<u64> = witness
+            .seen()
+            .iter()
+            .map(|seen| seen.request.rsplit('/').next().unwrap().parse().unwrap())
+            .collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (0..rate * seconds).collect::<Vec<u64>>(), "{workers} workers");
         assert!(finished.number("/run/start_skew_us") < 100_000, "{}", finished.report["run"]);
-        println!("{workers} workers: {} started, skew {} us", numbers.len(), finished.number("/run/start_skew_us"));
+        println!(
+            "{workers} workers: {} started, skew {} us",
+            numbers.len(),
+            finished.number("/run/start_skew_us")
+        );
     }
 }
 
@@ -154,7 +175,8 @@ load: {{ rate: 100/s, for: 2s }}
         );
         let finished = grid.run(&scenario, &["--seed", seed]);
         assert_eq!(finished.code, 0, "{}\n{}", finished.stdout, finished.stderr);
-        let mut seen: Vec<(String, String)> = witness.seen().into_iter().map(|seen| (seen.request, seen.body)).collect();
+        let mut seen: Vec<(String, String)> =
+            witness.seen().into_iter().map(|seen| (seen.request, seen.body)).collect();
         seen.sort();
         seen
     };

@@ -14,11 +14,16 @@ use crate::output::{Failure, say};
 
 pub(crate) fn coordinator(verb: Coordinator) -> Result<u8, Failure> {
     if !verb.listen.ip().is_loopback() {
-        let error = anyhow::anyhow!("{} is not a loopback address, and this version has no TLS between machines yet", verb.listen);
-        return Err(Failure::new(ExitCode::Usage, error).hint("listen on 127.0.0.1 and reach it through an SSH tunnel"));
+        let error = anyhow::anyhow!(
+            "{} is not a loopback address, and this version has no TLS between machines yet",
+            verb.listen
+        );
+        return Err(Failure::new(ExitCode::Usage, error)
+            .hint("listen on 127.0.0.1 and reach it through an SSH tunnel"));
     }
     let directory = verb.data.unwrap_or_else(data_directory);
-    let store = Store::open(&directory).with_context(|| format!("cannot open the store in {}", directory.display()))?;
+    let store = Store::open(&directory)
+        .with_context(|| format!("cannot open the store in {}", directory.display()))?;
     let mut allowed_targets = HubConfig::default().allowed_targets;
     allowed_targets.extend(verb.allow_target);
     let runtime = super::runtime()?;
@@ -26,10 +31,14 @@ pub(crate) fn coordinator(verb: Coordinator) -> Result<u8, Failure> {
         let listener = tokio::net::TcpListener::bind(verb.listen)
             .await
             .with_context(|| format!("cannot listen on {}", verb.listen))
-            .map_err(|error| Failure::new(ExitCode::Internal, error).hint("another process may use the port; choose one with --listen"))?;
+            .map_err(|error| {
+                Failure::new(ExitCode::Internal, error)
+                    .hint("another process may use the port; choose one with --listen")
+            })?;
         let address = listener.local_addr().context("the listener has no address")?;
         let stop = CancellationToken::new();
-        let (hub, actor) = Hub::start(HubConfig { allowed_targets, ..HubConfig::default() }, store, stop.clone());
+        let (hub, actor) =
+            Hub::start(HubConfig { allowed_targets, ..HubConfig::default() }, store, stop.clone());
         let serving = tokio::spawn(rpc::serve_tcp(hub, listener, stop.clone()));
         say(format_args!("coordinator on {address}, runs in {}", directory.display()));
         say(format_args!("  a worker:   loadgrid worker --coordinator {address}"));

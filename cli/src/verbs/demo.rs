@@ -6,7 +6,7 @@ use loadgrid_demo::{DemoConfig, DemoError};
 use crate::arguments::Demo;
 use crate::output::{Failure, say};
 
-pub(crate) fn demo(verb: Demo) -> Result<u8, Failure> {
+pub(crate) fn demo(verb: &Demo) -> Result<u8, Failure> {
     let config = DemoConfig {
         listen: verb.listen,
         stall: verb.stall,
@@ -18,7 +18,11 @@ pub(crate) fn demo(verb: Demo) -> Result<u8, Failure> {
     let demo = loadgrid_demo::Demo::start(config).map_err(|error| {
         let is_listen = matches!(error, DemoError::Listen { .. });
         let failure = Failure::new(ExitCode::Internal, error);
-        if is_listen { failure.hint("another process may use the port; choose one with --listen 127.0.0.1:PORT") } else { failure }
+        if is_listen {
+            failure.hint("another process may use the port; choose one with --listen 127.0.0.1:PORT")
+        } else {
+            failure
+        }
     })?;
     say(format_args!("demo on http://{}, its own count of requests at /truth", demo.address()));
     let runtime = super::runtime()?;

@@ -28,16 +28,25 @@ pub(crate) fn plan(verb: &Plan) -> Result<u8, Failure> {
             };
             match &view {
                 LoadView::Open { curve, max_vus, .. } => {
-                    print(format_args!("  {executor} of {user}: {} arrivals, at most {} and {max_vus} virtual users", curve.total(), curve.peak()));
+                    print(format_args!(
+                        "  {executor} of {user}: {} arrivals, at most {} and {max_vus} virtual users",
+                        curve.total(),
+                        curve.peak()
+                    ));
                 }
-                LoadView::Closed { curve } => print(format_args!("  {executor} of {user}: at most {} virtual users", curve.peak())),
+                LoadView::Closed { curve } => {
+                    print(format_args!("  {executor} of {user}: at most {} virtual users", curve.peak()))
+                }
             }
             for worker in 0..verb.workers.get() {
                 let users = view.users_for(&cycle, worker);
                 match view.planned() {
                     Some(_) => {
                         let arrivals = view.planned_for(&cycle, worker);
-                        print(format_args!("    worker {}: {arrivals} arrivals, at most {users} users", worker + 1));
+                        print(format_args!(
+                            "    worker {}: {arrivals} arrivals, at most {users} users",
+                            worker + 1
+                        ));
                     }
                     None => print(format_args!("    worker {}: at most {users} users", worker + 1)),
                 }
@@ -47,7 +56,12 @@ pub(crate) fn plan(verb: &Plan) -> Result<u8, Failure> {
     if !plan.sources.is_empty() {
         print("\ndata");
         for source in &plan.sources {
-            print(format_args!("  {}: {} rows, used columns: {}", source.name, source.rows, source.columns.join(", ")));
+            print(format_args!(
+                "  {}: {} rows, used columns: {}",
+                source.name,
+                source.rows,
+                source.columns.join(", ")
+            ));
         }
     }
     if !plan.thresholds.is_empty() {

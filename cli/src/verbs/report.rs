@@ -12,7 +12,8 @@ pub(crate) fn report(verb: &Report) -> Result<u8, Failure> {
     let path = Path::new(&verb.run);
     let json = verb.json.as_deref();
     let shown = if path.is_file() {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         follow::show(&text, json, false)
     } else {
         let address = &verb.connect.coordinator;

@@ -30,7 +30,8 @@ pub(crate) fn run(verb: &Run, quiet: bool) -> Result<u8, Failure> {
         let grid = LocalGrid::start(verb.workers, threads, loaded.bundle.hosts.clone())?;
         let mut client = connect::client(grid.channel());
         let address = "this process";
-        let submission = Submission { bundle: &loaded.bundle, expect_workers: verb.workers.get(), wait: None, address };
+        let submission =
+            Submission { bundle: &loaded.bundle, expect_workers: verb.workers.get(), wait: None, address };
         let code = async {
             let run = submit(&mut client, &submission).await?;
             follow(&mut client, &run, address, quiet).await?;

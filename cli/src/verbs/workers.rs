@@ -15,7 +15,10 @@ pub(crate) fn workers(verb: &Connect) -> Result<u8, Failure> {
         let mut client = connect::client(endpoint.connect_lazy());
         client.workers(WorkersRequest {}).await.map_err(|status| connect::refused(&verb.coordinator, &status))
     })?;
-    print(format_args!("{:28}  {:7}  {:>7}  {:>11}  {:>5}  {:>8}  clock", "worker", "state", "threads", "descriptors", "cpu", "memory"));
+    print(format_args!(
+        "{:28}  {:7}  {:>7}  {:>11}  {:>5}  {:>8}  clock",
+        "worker", "state", "threads", "descriptors", "cpu", "memory"
+    ));
     for worker in list.into_inner().workers {
         let clock = match worker.clock_uncertainty_ns {
             u64::MAX => "unknown".to_owned(),
@@ -27,7 +30,12 @@ pub(crate) fn workers(verb: &Connect) -> Result<u8, Failure> {
         };
         print(format_args!(
             "{:28}  {:7}  {:>7}  {:>11}  {:>4.0}%  {:>5} MB  {clock}",
-            worker.worker, worker.state, worker.threads, worker.free_descriptors, worker.cpu_percent, worker.rss_bytes / 1_000_000
+            worker.worker,
+            worker.state,
+            worker.threads,
+            worker.free_descriptors,
+            worker.cpu_percent,
+            worker.rss_bytes / 1_000_000
         ));
     }
     Ok(0)

@@ -14,7 +14,17 @@ pub const FUNCTIONS: &[&str] = &["int", "uuid"];
 
 /// Functions of the scenario format that this version does not have yet.
 pub const LATER_FUNCTIONS: &[&str] = &[
-    "pick", "zipf", "now_ms", "date", "base64", "sha256", "hmac_sha256", "json", "urlencode", "canary", "stamp",
+    "pick",
+    "zipf",
+    "now_ms",
+    "date",
+    "base64",
+    "sha256",
+    "hmac_sha256",
+    "json",
+    "urlencode",
+    "canary",
+    "stamp",
 ];
 
 /// Steps an expression may take before it is stopped.
@@ -33,7 +43,10 @@ static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
     }
     engine.add_function("int", |state: &State<'_, '_>, low: i64, high: i64| {
         if low > high {
-            return Err(Error::new(ErrorKind::InvalidOperation, format!("int({low}, {high}): the range is empty")));
+            return Err(Error::new(
+                ErrorKind::InvalidOperation,
+                format!("int({low}, {high}): the range is empty"),
+            ));
         }
         draws(state)?.with(|draws| draws.between(low, high))
     });
@@ -164,7 +177,11 @@ impl Expression {
         let values = self.names.iter().filter_map(|name| Some((name.clone(), value_of(name)?)));
         let context = values.chain([(DRAWS.to_owned(), Value::from_dyn_object(draws.clone()))]);
         let value = self.compiled.eval(Value::from_pairs(context)).map_err(|error| {
-            fail(error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind())))
+            fail(
+                error
+                    .detail()
+                    .map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind())),
+            )
         })?;
         if value.is_undefined() { Err(fail("has no value".to_owned())) } else { Ok(value) }
     }
@@ -201,7 +218,11 @@ impl DrawsObject {
         let low = (low & !(0b11 << 62)) | (0b10 << 62);
         Ok(format!(
             "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-            high >> 32, (high >> 16) & 0xFFFF, high & 0xFFFF, low >> 48, low & 0xFFFF_FFFF_FFFF
+            high >> 32,
+            (high >> 16) & 0xFFFF,
+            high & 0xFFFF,
+            low >> 48,
+            low & 0xFFFF_FFFF_FFFF
         ))
     }
 }
@@ -314,7 +335,10 @@ mod tests {
         assert_eq!(expression.names(), ["a", "c", "d"]);
         assert!(expression.draws() && expression.simple().is_none());
         let simple = Expression::compile("account.email").unwrap().simple().unwrap();
-        assert_eq!((simple.name.as_str(), simple.path.as_slice()), ("account", ["email".to_owned()].as_slice()));
+        assert_eq!(
+            (simple.name.as_str(), simple.path.as_slice()),
+            ("account", ["email".to_owned()].as_slice())
+        );
         assert!(Expression::compile("true").unwrap().simple().is_none());
         assert!(Expression::compile("int").is_ok_and(|e| e.simple().is_none()));
     }

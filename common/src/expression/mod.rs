@@ -7,6 +7,9 @@
 mod engine;
 mod split;
 
-pub use engine::{DrawsObject, EvalError, Expression, ExpressionError, FUNCTIONS, LATER_FUNCTIONS, Simple, from_json, json_of, text_of};
+pub use engine::{
+    DrawsObject, EvalError, Expression, ExpressionError, FUNCTIONS, LATER_FUNCTIONS, Simple, from_json,
+    json_of, text_of,
+};
 pub use minijinja::Value;
 pub use split::{Piece, SplitError, split};

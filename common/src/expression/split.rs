@@ -91,7 +91,10 @@ mod tests {
 
     #[test]
     fn holes_literals_and_escapes() {
-        assert_eq!(split("/x/${ id }?a=${b}"), Ok(vec![literal("/x/"), hole("id", 6), literal("?a="), hole("b", 15)]));
+        assert_eq!(
+            split("/x/${ id }?a=${b}"),
+            Ok(vec![literal("/x/"), hole("id", 6), literal("?a="), hole("b", 15)])
+        );
         assert_eq!(split("$${id} costs $5"), Ok(vec![literal("${id} costs $5")]));
         assert_eq!(split("${ {'a': '}'}['a'] }"), Ok(vec![hole("{'a': '}'}['a']", 3)]));
         assert_eq!(split(""), Ok(vec![]));

@@ -146,7 +146,10 @@ mod alarm {
 
         pub(super) fn set(&self, deadline: Moment) {
             let ns = deadline.as_nanos().max(1);
-            let value = Timespec { tv_sec: (ns / 1_000_000_000).cast_signed(), tv_nsec: (ns % 1_000_000_000).cast_signed() };
+            let value = Timespec {
+                tv_sec: (ns / 1_000_000_000).cast_signed(),
+                tv_nsec: (ns % 1_000_000_000).cast_signed(),
+            };
             let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
             let set = rustix::time::timerfd_settime(&self.descriptor, TimerfdTimerFlags::ABSTIME, &once);
             debug_assert!(set.is_ok(), "a valid time on a descriptor of ours");
@@ -223,7 +226,10 @@ mod tests {
         let local = tokio::task::LocalSet::new();
         let order = local.block_on(&runtime, async {
             let timer = Timer::new().unwrap();
-            let driver = tokio::task::spawn_local({ let timer = timer.clone(); async move { timer.drive().await } });
+            let driver = tokio::task::spawn_local({
+                let timer = timer.clone();
+                async move { timer.drive().await }
+            });
             let begin = now();
             let order = Rc::new(RefCell::new(Vec::new()));
             let waits = [30, 10, 20, 10].map(|ms| {

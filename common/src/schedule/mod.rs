@@ -8,5 +8,5 @@ mod stripe;
 mod users;
 
 pub use rate::{Arrivals, RateCurve, RatePiece, ScheduleError};
-pub use stripe::{Cycle, HIGHEST_WEIGHT_SUM, StripeError, Stripe, weights_for};
+pub use stripe::{Cycle, HIGHEST_WEIGHT_SUM, Stripe, StripeError, weights_for};
 pub use users::{Life, UserCurve, UserPiece};

@@ -209,7 +209,11 @@ mod tests {
     fn curve(pieces: &[(u64, u64, u64)]) -> RateCurve {
         let pieces: Vec<_> = pieces
             .iter()
-            .map(|&(from, to, s)| RatePiece { from: Rate::per_second(from), to: Rate::per_second(to), over: seconds(s) })
+            .map(|&(from, to, s)| RatePiece {
+                from: Rate::per_second(from),
+                to: Rate::per_second(to),
+                over: seconds(s),
+            })
             .collect();
         RateCurve::try_new(&pieces).unwrap()
     }
@@ -221,7 +225,11 @@ mod tests {
         assert_eq!(constant.intended(0), Some(Duration::ZERO));
         assert_eq!(constant.intended(19_999), Some(Duration::from_millis(19_999)));
         assert_eq!(constant.intended(20_000), None);
-        let thousand_a_minute = RatePiece { from: Rate::from_milli_per_hour(60_000_000), to: Rate::from_milli_per_hour(60_000_000), over: seconds(300) };
+        let thousand_a_minute = RatePiece {
+            from: Rate::from_milli_per_hour(60_000_000),
+            to: Rate::from_milli_per_hour(60_000_000),
+            over: seconds(300),
+        };
         assert_eq!(RateCurve::try_new(&[thousand_a_minute]).unwrap().total(), 5_000);
     }
 
@@ -245,9 +253,15 @@ mod tests {
         let mut gaps: Vec<f64> = due.windows(2).map(|pair| pair[1] - pair[0]).collect();
         gaps.sort_by(f64::total_cmp);
         let n = gaps.len() as f64;
-        let distance = gaps.iter().enumerate().fold(0.0_f64, |d, (i, gap)| d.max((1.0 - (-1_000.0 * gap).exp() - i as f64 / n).abs()));
+        let distance = gaps
+            .iter()
+            .enumerate()
+            .fold(0.0_f64, |d, (i, gap)| d.max((1.0 - (-1_000.0 * gap).exp() - i as f64 / n).abs()));
         assert!(distance < 1.63 / n.sqrt(), "{distance}");
-        let again: Vec<f64> = (0..10_000).map(|i| Arrivals::poisson(curve(&[(1_000, 1_000, 10)]), 7, 0).intended(i).unwrap().as_secs_f64()).take(3).collect();
+        let again: Vec<f64> = (0..10_000)
+            .map(|i| Arrivals::poisson(curve(&[(1_000, 1_000, 10)]), 7, 0).intended(i).unwrap().as_secs_f64())
+            .take(3)
+            .collect();
         assert_eq!(again, due[..3]);
     }
 

@@ -139,7 +139,9 @@ impl Stripe {
 pub fn weights_for(threads: &[NonZeroU32], equal: bool) -> Vec<u32> {
     let workers = u32::try_from(threads.len()).unwrap_or(u32::MAX).max(1);
     if equal {
-        let multiple = threads.iter().fold(1_u64, |lcm, n| lcm / gcd(lcm, u64::from(n.get())) * u64::from(n.get()).min(u64::from(HIGHEST_WEIGHT_SUM)));
+        let multiple = threads.iter().fold(1_u64, |lcm, n| {
+            lcm / gcd(lcm, u64::from(n.get())) * u64::from(n.get()).min(u64::from(HIGHEST_WEIGHT_SUM))
+        });
         let highest = HIGHEST_WEIGHT_SUM / workers;
         let weight = u32::try_from(multiple).unwrap_or(u32::MAX).min(highest).max(1);
         return vec![weight; threads.len()];

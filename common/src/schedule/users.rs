@@ -50,7 +50,12 @@ impl UserCurve {
     /// The most users that ever live at once.
     #[must_use]
     pub fn peak(&self) -> u64 {
-        self.pieces.iter().filter(|piece| !piece.over.is_zero()).map(|piece| piece.from.max(piece.to)).max().unwrap_or(0)
+        self.pieces
+            .iter()
+            .filter(|piece| !piece.over.is_zero())
+            .map(|piece| piece.from.max(piece.to))
+            .max()
+            .unwrap_or(0)
     }
 
     /// The lives of user `index`, in order.
@@ -116,8 +121,10 @@ mod tests {
         assert_eq!(curve.peak(), 10);
         assert_eq!(
             curve.lives(5),
-            [Life { from: Duration::from_millis(5_500), until: Duration::from_millis(19_500) },
-             Life { from: Duration::from_millis(30_500), until: seconds(35) }]
+            [
+                Life { from: Duration::from_millis(5_500), until: Duration::from_millis(19_500) },
+                Life { from: Duration::from_millis(30_500), until: seconds(35) }
+            ]
         );
         assert_eq!(curve.lives(10), []);
     }

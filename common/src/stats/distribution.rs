@@ -92,7 +92,12 @@ impl Distribution {
     /// Count, minimum, mean and maximum; `None` while empty.
     #[must_use]
     pub fn summary(&self) -> Option<Summary> {
-        (self.count > 0).then(|| Summary { count: self.count, min: self.min, mean: self.sum / self.count, max: self.max })
+        (self.count > 0).then(|| Summary {
+            count: self.count,
+            min: self.min,
+            mean: self.sum / self.count,
+            max: self.max,
+        })
     }
 }
 

@@ -127,7 +127,11 @@ impl Histogram {
     pub fn buckets(&self) -> impl Iterator<Item = (usize, u64)> + '_ {
         self.pages.iter().enumerate().filter_map(|(page, counts)| Some((page, counts.as_deref()?))).flat_map(
             |(page, counts)| {
-                counts.iter().enumerate().filter(|(_, count)| **count > 0).map(move |(i, &count)| (page * PAGE + i, count))
+                counts
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, count)| **count > 0)
+                    .map(move |(i, &count)| (page * PAGE + i, count))
             },
         )
     }

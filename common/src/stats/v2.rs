@@ -59,7 +59,11 @@ pub fn encode(histogram: &Histogram, out: &mut Vec<u8>) {
 /// # Errors
 /// Where the payload is not one of `into`'s layout; then some of its counts may have been added, so
 /// decode into a scratch histogram where the sender is not trusted.
-pub fn decode_into(bytes: &[u8], into: &mut Histogram, mut each: impl FnMut(usize, u64)) -> Result<u64, DecodeError> {
+pub fn decode_into(
+    bytes: &[u8],
+    into: &mut Histogram,
+    mut each: impl FnMut(usize, u64),
+) -> Result<u64, DecodeError> {
     let (header, mut rest) = bytes.split_at_checked(HEADER).ok_or(DecodeError::NotV2)?;
     let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     let long = |at: usize| u64::from(word(at)) << 32 | u64::from(word(at + 4));
@@ -67,7 +71,11 @@ pub fn decode_into(bytes: &[u8], into: &mut Histogram, mut each: impl FnMut(usiz
         return Err(DecodeError::NotV2);
     }
     let layout = into.layout();
-    if word(8) != 0 || word(12) != Layout::DIGITS || long(16) != layout.lowest() || long(24) != layout.highest() {
+    if word(8) != 0
+        || word(12) != Layout::DIGITS
+        || long(16) != layout.lowest()
+        || long(24) != layout.highest()
+    {
         return Err(DecodeError::WrongLayout);
     }
     if usize::try_from(word(4)) != Ok(rest.len()) {
@@ -78,7 +86,10 @@ pub fn decode_into(bytes: &[u8], into: &mut Histogram, mut each: impl FnMut(usiz
         let value = take(&mut rest).ok_or(DecodeError::Damaged)?;
         if value < 0 {
             let zeros = usize::try_from(value.unsigned_abs()).map_err(|_| DecodeError::Damaged)?;
-            index = index.checked_add(zeros).filter(|&index| index <= layout.buckets()).ok_or(DecodeError::Damaged)?;
+            index = index
+                .checked_add(zeros)
+                .filter(|&index| index <= layout.buckets())
+                .ok_or(DecodeError::Damaged)?;
             continue;
         }
         if value > 0 {

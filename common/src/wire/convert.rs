@@ -1,8 +1,8 @@
 //! Measures to messages and back. What comes back is checked: a hostile snapshot is refused whole.
 
 use crate::stats::{
-    ActionStats, CheckStats, CounterStats, DecodeError, Distribution, ErrorKind, Fingerprint, Histogram, Layout, LoadStats,
-    Measures, SeriesKey, SeriesKind, StepStats, decode_into, encode,
+    ActionStats, CheckStats, CounterStats, DecodeError, Distribution, ErrorKind, Fingerprint, Histogram,
+    Layout, LoadStats, Measures, SeriesKey, SeriesKind, StepStats, decode_into, encode,
 };
 use crate::wire::pb;
 
@@ -73,7 +73,11 @@ pub fn measures_to_wire(measures: &Measures, phase: u32, fingerprint: &mut Finge
         unknown: stats.unknown,
         bytes_sent: stats.bytes_sent,
         bytes_received: stats.bytes_received,
-        statuses: stats.statuses.iter().map(|(status, count)| pb::StatusCount { status: status.into(), count }).collect(),
+        statuses: stats
+            .statuses
+            .iter()
+            .map(|(status, count)| pb::StatusCount { status: status.into(), count })
+            .collect(),
         errors: stats.errors.iter().map(|(kind, count)| pb::KindCount { kind: kind as u32, count }).collect(),
         response_time: write(&stats.response, step, SeriesKind::Response),
         service_time: write(&stats.service, step, SeriesKind::Service),
@@ -100,7 +104,11 @@ pub fn measures_to_wire(measures: &Measures, phase: u32, fingerprint: &mut Finge
         counters: measures
             .counters
             .iter()
-            .map(|(&counter, stats)| pb::CounterDelta { counter, sum_millionths: stats.sum_millionths, count: stats.count })
+            .map(|(&counter, stats)| pb::CounterDelta {
+                counter,
+                sum_millionths: stats.sum_millionths,
+                count: stats.count,
+            })
             .collect(),
         actions: measures
             .actions
@@ -121,7 +129,11 @@ pub fn measures_to_wire(measures: &Measures, phase: u32, fingerprint: &mut Finge
 ///
 /// # Errors
 /// Where anything in it does not fit the layouts; nothing of it may then be used.
-pub fn measures_from_wire(delta: &pb::Delta, phase: u32, fingerprint: &mut Fingerprint) -> Result<Measures, SnapshotError> {
+pub fn measures_from_wire(
+    delta: &pb::Delta,
+    phase: u32,
+    fingerprint: &mut Fingerprint,
+) -> Result<Measures, SnapshotError> {
     let mut sum = Fingerprint::default();
     let mut read = |wire: Option<&pb::Distribution>, layout, subject, kind, what| {
         let Some(wire) = wire else { return Ok(Distribution::new(layout)) };
@@ -165,9 +177,15 @@ pub fn measures_from_wire(delta: &pb::Delta, phase: u32, fingerprint: &mut Finge
         measures.steps.entry(wire.step).or_default().merge(&stats);
     }
     for wire in &delta.loads {
-        let lateness = read(wire.lateness.as_ref(), Layout::Times, wire.load, SeriesKind::Lateness, "lateness")?;
-        let iteration =
-            read(wire.iteration_time.as_ref(), Layout::LongTimes, wire.load, SeriesKind::Iteration, "iteration time")?;
+        let lateness =
+            read(wire.lateness.as_ref(), Layout::Times, wire.load, SeriesKind::Lateness, "lateness")?;
+        let iteration = read(
+            wire.iteration_time.as_ref(),
+            Layout::LongTimes,
+            wire.load,
+            SeriesKind::Iteration,
+            "iteration time",
+        )?;
         let stats = LoadStats {
             started: wire.started,
             ok: wire.ok,
@@ -181,14 +199,23 @@ pub fn measures_from_wire(delta: &pb::Delta, phase: u32, fingerprint: &mut Finge
         measures.loads.entry(wire.load).or_default().merge(&stats);
     }
     measures.counters.extend(
-        delta.counters.iter().map(|c| (c.counter, CounterStats { sum_millionths: c.sum_millionths, count: c.count })),
+        delta
+            .counters
+            .iter()
+            .map(|c| (c.counter, CounterStats { sum_millionths: c.sum_millionths, count: c.count })),
+    );
+    measures.actions.extend(
+        delta
+            .actions
+            .iter()
+            .map(|a| (a.action, ActionStats { chosen: a.chosen, ok: a.ok, failed: a.failed })),
     );
     measures
-        .actions
-        .extend(delta.actions.iter().map(|a| (a.action, ActionStats { chosen: a.chosen, ok: a.ok, failed: a.failed })));
-    measures.checks.extend(delta.checks.iter().map(|c| (c.check, CheckStats { passed: c.passed, failed: c.failed })));
+        .checks
+        .extend(delta.checks.iter().map(|c| (c.check, CheckStats { passed: c.passed, failed: c.failed })));
     measures.scenario_errors = delta.scenario_errors;
-    measures.scenario_error = (!delta.scenario_error.is_empty()).then(|| delta.scenario_error.chars().take(500).collect());
+    measures.scenario_error =
+        (!delta.scenario_error.is_empty()).then(|| delta.scenario_error.chars().take(500).collect());
     debug_assert!(ErrorKind::ALL.len() < 64, "an index on the wire stays small");
     fingerprint.merge(sum);
     Ok(measures)
@@ -231,10 +258,16 @@ mod tests {
         let mut wire = measures_to_wire(&some_measures(), 0, &mut Fingerprint::default());
         let mut sum = Fingerprint::default();
         wire.steps[0].response_time.as_mut().unwrap().count += 1;
-        assert!(matches!(measures_from_wire(&wire, 0, &mut sum), Err(SnapshotError::Count { found: 4, said: 5, .. })));
+        assert!(matches!(
+            measures_from_wire(&wire, 0, &mut sum),
+            Err(SnapshotError::Count { found: 4, said: 5, .. })
+        ));
         assert_eq!(sum, Fingerprint::default());
         wire.steps[0].statuses[0].status = 70_000;
         wire.steps[0].response_time = None;
-        assert!(matches!(measures_from_wire(&wire, 0, &mut sum), Err(SnapshotError::Unknown { what: "status", .. })));
+        assert!(matches!(
+            measures_from_wire(&wire, 0, &mut sum),
+            Err(SnapshotError::Unknown { what: "status", .. })
+        ));
     }
 }

@@ -15,7 +15,17 @@ pub const PIECE_BYTES: usize = 1 << 20;
 pub use convert::{SnapshotError, measures_from_wire, measures_to_wire};
 
 #[expect(missing_docs, reason = "generated; the documentation stands in proto/")]
-#[allow(clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub, unused_qualifications, clippy::allow_attributes, clippy::use_self, clippy::large_futures, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::pedantic,
+    clippy::nursery,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::allow_attributes,
+    clippy::use_self,
+    clippy::large_futures,
+    reason = "generated"
+)]
 /// Generated from `proto/loadgrid/v1`.
 pub mod pb {
     tonic::include_proto!("loadgrid.v1");
@@ -23,11 +33,11 @@ pub mod pb {
     /// The messages of `plan.proto`.
     pub mod plan_types {
         pub use super::{
-            Assignment, Between, Binding, Branch, Bundle, Capture, Choose, Closed, Count, CounterStep, Encoding, End,
-            Expect, Generated, GridSettings, Header, Hole, Http, HttpStep, If, JsonCheck, Load, LogNormal, Lookup, Open,
-            Part, Phase, Plan, RatePiece as PlanRatePiece, Repeat, Set, SetHeaders, Source, StatusRange, Step, Table,
-            Template, Think, UserPiece as PlanUserPiece, UserType, Weights, capture, hole, json_check, load, part,
-            source, step, think,
+            Assignment, Between, Binding, Branch, Bundle, Capture, Choose, Closed, Count, CounterStep,
+            Encoding, End, Expect, Generated, GridSettings, Header, Hole, Http, HttpStep, If, JsonCheck,
+            Load, LogNormal, Lookup, Open, Part, Phase, Plan, RatePiece as PlanRatePiece, Repeat, Set,
+            SetHeaders, Source, StatusRange, Step, Table, Template, Think, UserPiece as PlanUserPiece,
+            UserType, Weights, capture, hole, json_check, load, part, source, step, think,
         };
     }
 }

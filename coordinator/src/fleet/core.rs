@@ -34,7 +34,9 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Another protocol.
-    #[error("this coordinator speaks protocol {PROTOCOL_VERSION}, the worker {theirs}; use the same loadgrid on both sides")]
+    #[error(
+        "this coordinator speaks protocol {PROTOCOL_VERSION}, the worker {theirs}; use the same loadgrid on both sides"
+    )]
     Protocol {
         /// The worker's.
         theirs: u32,
@@ -43,7 +45,9 @@ pub enum Refusal {
     #[error("a worker needs a name of 1 to 100 characters without control characters")]
     Name,
     /// The name is taken.
-    #[error("a worker named `{0}` is here already; give this one another --name (after a crash, its name is free again in 6 s)")]
+    #[error(
+        "a worker named `{0}` is here already; give this one another --name (after a crash, its name is free again in 6 s)"
+    )]
     Taken(WorkerId),
     /// No load threads.
     #[error("a worker needs 1 to 1,024 load threads")]
@@ -104,8 +108,17 @@ impl FleetCore {
     }
 
     /// A worker's beat came. Returns whether it is a member; one that was lost must present itself again.
-    pub fn beat(&mut self, now: Moment, worker: &WorkerId, incarnation: Incarnation, progress: &pb::Progress) -> bool {
-        let Some(member) = self.members.get_mut(worker).filter(|member| member.incarnation == incarnation) else { return false };
+    pub fn beat(
+        &mut self,
+        now: Moment,
+        worker: &WorkerId,
+        incarnation: Incarnation,
+        progress: &pb::Progress,
+    ) -> bool {
+        let Some(member) = self.members.get_mut(worker).filter(|member| member.incarnation == incarnation)
+        else {
+            return false;
+        };
         member.lease_until = now + self.lease;
         member.clock_offset_ns = progress.clock_offset_ns;
         member.clock_uncertainty_ns = progress.clock_uncertainty_ns;
@@ -142,7 +155,13 @@ mod tests {
     use super::*;
 
     fn hello(worker: &str, incarnation: u64) -> pb::Hello {
-        pb::Hello { worker: worker.to_owned(), incarnation, protocol: PROTOCOL_VERSION, threads: 1, ..pb::Hello::default() }
+        pb::Hello {
+            worker: worker.to_owned(),
+            incarnation,
+            protocol: PROTOCOL_VERSION,
+            threads: 1,
+            ..pb::Hello::default()
+        }
     }
 
     fn at(seconds: u64) -> Moment {
@@ -165,7 +184,10 @@ mod tests {
     #[test]
     fn strangers_are_refused() {
         let mut fleet = FleetCore::new(Duration::from_secs(5));
-        assert_eq!(fleet.hello(at(0), pb::Hello { protocol: 99, ..hello("a", 1) }), Err(Refusal::Protocol { theirs: 99 }));
+        assert_eq!(
+            fleet.hello(at(0), pb::Hello { protocol: 99, ..hello("a", 1) }),
+            Err(Refusal::Protocol { theirs: 99 })
+        );
         assert_eq!(fleet.hello(at(0), hello("", 1)), Err(Refusal::Name));
         assert_eq!(fleet.hello(at(0), pb::Hello { threads: 0, ..hello("a", 1) }), Err(Refusal::Threads));
     }

@@ -121,7 +121,13 @@ impl Actor {
         }
         let started_at = jiff::Timestamp::now().to_string();
         let scenario_text = submission.bundle.scenario_text.clone();
-        let live = LiveRun::begin(boot_now(), RunId::fresh(), submission, &self.config.allowed_targets, started_at.clone())?;
+        let live = LiveRun::begin(
+            boot_now(),
+            RunId::fresh(),
+            submission,
+            &self.config.allowed_targets,
+            started_at.clone(),
+        )?;
         let run = live.run.clone();
         let new_run = NewRun {
             run: run.clone(),
@@ -179,7 +185,9 @@ impl Actor {
         if let Err(error) = self.store.commit(run.clone(), rest).await {
             tracing::error!(error = %chain(&error), "the last commit failed");
         }
-        let outcome = serde_json::to_value(report.verdict.outcome).ok().and_then(|value| value.as_str().map(str::to_owned));
+        let outcome = serde_json::to_value(report.verdict.outcome)
+            .ok()
+            .and_then(|value| value.as_str().map(str::to_owned));
         let stored = EndedRun {
             run: run.clone(),
             outcome: outcome.unwrap_or_default(),

@@ -107,7 +107,9 @@ impl HubCore {
     /// Whether a worker belongs to the live run.
     #[must_use]
     pub fn is_busy(&self, worker: &WorkerId) -> bool {
-        self.live.as_ref().is_some_and(|live| live.core.progress().any(|(id, _, is_live)| id == worker && is_live))
+        self.live
+            .as_ref()
+            .is_some_and(|live| live.core.progress().any(|(id, _, is_live)| id == worker && is_live))
     }
 
     /// When [`Self::tick`] should be called, if nothing else happens.
@@ -117,7 +119,9 @@ impl HubCore {
         next = self.fleet.deadline().map_or(next, |deadline| deadline.min(next));
         if let Some(live) = &self.live {
             next = live.core.deadline(now).map_or(next, |deadline| deadline.min(next)).min(self.next_view);
-            if live.ingest.is_dirty() && matches!(self.commit, CommitState::Idle) || matches!(self.commit, CommitState::Failed(_)) {
+            if live.ingest.is_dirty() && matches!(self.commit, CommitState::Idle)
+                || matches!(self.commit, CommitState::Failed(_))
+            {
                 next = next.min(self.next_commit);
             }
         }
@@ -148,7 +152,13 @@ impl HubCore {
     }
 
     /// A worker said something.
-    pub fn said(&mut self, now: Moment, worker: &WorkerId, incarnation: Incarnation, word: Word) -> Vec<Output> {
+    pub fn said(
+        &mut self,
+        now: Moment,
+        worker: &WorkerId,
+        incarnation: Incarnation,
+        word: Word,
+    ) -> Vec<Output> {
         let mut out = Vec::new();
         match word {
             Word::Hello(_) => {}
@@ -161,7 +171,9 @@ impl HubCore {
                 self.fleet.health(worker, health);
             }
             Word::Snapshot(snapshot) => {
-                let Some(live) = self.live.as_mut().filter(|live| live.run.as_str() == snapshot.run) else { return out };
+                let Some(live) = self.live.as_mut().filter(|live| live.run.as_str() == snapshot.run) else {
+                    return out;
+                };
                 if let Err(error) = live.ingest.snapshot(worker, incarnation, &snapshot) {
                     tracing::error!(%worker, %error, "a snapshot cannot be read; the worker is turned away");
                     let reason = format!("a snapshot cannot be read: {error}");
@@ -180,7 +192,14 @@ impl HubCore {
         out
     }
 
-    fn beat(&mut self, now: Moment, worker: &WorkerId, incarnation: Incarnation, beat: pb::Beat, out: &mut Vec<Output>) {
+    fn beat(
+        &mut self,
+        now: Moment,
+        worker: &WorkerId,
+        incarnation: Incarnation,
+        beat: pb::Beat,
+        out: &mut Vec<Output>,
+    ) {
         let progress = beat.progress.unwrap_or_default();
         if !self.fleet.beat(now, worker, incarnation, &progress) {
             // It was lost, and has to present itself again.
@@ -198,7 +217,11 @@ impl HubCore {
             let release = pb::Release { run: progress.run.clone() };
             out.push(Output::Order(worker.clone(), Box::new(Order::Release(release))));
         }
-        self.event(now, RunEvent::Progress { worker: worker.clone(), incarnation, progress: Box::new(progress) }, out);
+        self.event(
+            now,
+            RunEvent::Progress { worker: worker.clone(), incarnation, progress: Box::new(progress) },
+            out,
+        );
     }
 
     /// A run begins. There must be none.
@@ -263,7 +286,11 @@ impl HubCore {
         for (worker, member) in self.fleet.take_lost(now) {
             tracing::warn!(%worker, "worker is lost");
             out.push(Output::Close(worker.clone()));
-            self.event(now, RunEvent::Lost { worker, incarnation: member.incarnation, lease_end: member.lease_until }, out);
+            self.event(
+                now,
+                RunEvent::Lost { worker, incarnation: member.incarnation, lease_end: member.lease_until },
+                out,
+            );
         }
         let Some(live) = &mut self.live else { return };
         let fold = match &mut self.commit {

@@ -11,6 +11,7 @@ use loadgrid_common::wire::pb;
 
 use super::{PhaseView, RunView, Submission, SubmitError};
 use crate::ingest::Ingest;
+use crate::judge;
 use crate::report::{self, Facts, PhaseFacts, Report, WorkerFacts};
 use crate::run::{EndReason, LostWorker, RunConfig, RunCore, RunEffect, RunEvent, Stage};
 
@@ -46,36 +47,52 @@ impl LiveRun {
     /// # Errors
     /// Where its plan cannot be read, or leads to a host that may not be sent load.
     pub(super) fn begin(
-        now: Moment, run: RunId, submission: Submission, allowed_targets: &[String], started_at: String,
+        now: Moment,
+        run: RunId,
+        submission: Submission,
+        allowed_targets: &[String],
+        started_at: String,
     ) -> Result<Self, SubmitError> {
         let Submission { bundle, expect_workers, wait } = submission;
         let plan = loadgrid_common::plan::decode(&bundle.plan)?;
         let allowed = AllowedTargets::new(allowed_targets);
-        let target = url::Url::parse(&plan.target).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default();
+        let target = url::Url::parse(&plan.target)
+            .ok()
+            .and_then(|url| url.host_str().map(str::to_owned))
+            .unwrap_or_default();
         if let Some(host) = bundle.hosts.iter().chain([&target]).find(|host| !allowed.allows_host(host)) {
             return Err(SubmitError::NotAllowed { host: host.clone() });
         }
         let plan_hash = loadgrid_common::plan::hash(&bundle.plan);
         let grid = plan.grid.unwrap_or_default();
-        let core = RunCore::new(now, RunConfig {
-            run: run.to_string(),
-            expect_workers,
-            wait: wait.unwrap_or(Duration::from_nanos(grid.wait_ns)),
-            phases: RunConfig::phases_of(&plan),
-            grid,
-            prepare: pb::Prepare {
+        let core = RunCore::new(
+            now,
+            RunConfig {
                 run: run.to_string(),
-                plan_hash: plan_hash.clone(),
-                plan: bundle.plan,
-                secrets: bundle.secrets,
-                allowed_targets: allowed_targets.to_vec(),
+                expect_workers,
+                wait: wait.unwrap_or(Duration::from_nanos(grid.wait_ns)),
+                phases: RunConfig::phases_of(&plan),
+                grid,
+                prepare: pb::Prepare {
+                    run: run.to_string(),
+                    plan_hash: plan_hash.clone(),
+                    plan: bundle.plan,
+                    secrets: bundle.secrets,
+                    allowed_targets: allowed_targets.to_vec(),
+                },
+                tables: bundle.tables.into_iter().map(|table| (table.hash, table.csv.to_vec())).collect(),
             },
-            tables: bundle.tables.into_iter().map(|table| (table.hash, table.csv.to_vec())).collect(),
-        });
+        );
         let ingest = Ingest::new(&plan);
         let phases = vec![(None, None); plan.phases.len()];
         Ok(Self {
-            run, plan, plan_hash, started_at, core, ingest, phases,
+            run,
+            plan,
+            plan_hash,
+            started_at,
+            core,
+            ingest,
+            phases,
             lost: Vec::new(),
             costs: BTreeMap::new(),
             skew: Duration::ZERO,
@@ -97,7 +114,9 @@ impl LiveRun {
                 RunEffect::PhaseBegins(span) => {
                     if span.phase == 0 {
                         let shares = self.core.shares().to_vec();
-                        shares.iter().for_each(|(worker, incarnation, _)| self.ingest.joined(worker, *incarnation));
+                        shares
+                            .iter()
+                            .for_each(|(worker, incarnation, _)| self.ingest.joined(worker, *incarnation));
                     }
                     if let Some(phase) = self.phases.get_mut(span.phase as usize) {
                         phase.0 = Some(span.zero);
@@ -110,7 +129,8 @@ impl LiveRun {
                 }
                 RunEffect::WorkerLost(lost) => {
                     self.ingest.lost(&lost.worker);
-                    self.warnings.push(format!("worker {} was lost; its share is not carried on", lost.worker));
+                    self.warnings
+                        .push(format!("worker {} was lost; its share is not carried on", lost.worker));
                     self.lost.push(lost);
                 }
                 RunEffect::Ended(reason) => {
@@ -159,25 +179,34 @@ impl LiveRun {
 
     /// The report; meaningful once the run has ended.
     pub(super) fn report(&self, now: Moment) -> Report {
+        self.with_facts(now, report::build)
+    }
+
+    /// Everything that is known so far.
+    fn with_facts<T>(&self, now: Moment, look: impl FnOnce(&Facts<'_>) -> T) -> T {
         let zero = self.core.run_zero();
         let run_time = |at: Moment| zero.map_or(Duration::ZERO, |zero| at.since(zero));
-        let phases: Vec<PhaseFacts> =
-            self.phases.iter().map(|&(zero, end)| PhaseFacts { zero: zero.map(run_time), end: end.map(run_time) }).collect();
+        let phases: Vec<PhaseFacts> = self
+            .phases
+            .iter()
+            .map(|&(zero, end)| PhaseFacts { zero: zero.map(run_time), end: end.map(run_time) })
+            .collect();
         let lost: Vec<(WorkerId, Duration)> =
             self.lost.iter().map(|lost| (lost.worker.clone(), run_time(lost.lease_end))).collect();
         let reason = self.reason.clone().unwrap_or(EndReason::Completed);
+        let completed = self.reason == Some(EndReason::Completed);
         let costs: Vec<WorkerFacts> = self.costs.values().cloned().collect();
         let last_end = phases.iter().filter_map(|phase| phase.end).max();
-        report::build(&Facts {
+        look(&Facts {
             run: &self.run,
             plan: &self.plan,
             plan_hash: &self.plan_hash,
             started_at: &self.started_at,
             ended_at: match last_end {
-                Some(end) if reason == EndReason::Completed => end,
+                Some(end) if completed => end,
                 _ => run_time(now),
             },
-            completed: reason == EndReason::Completed,
+            completed,
             reason: &reason,
             ingest: &self.ingest,
             shares: self.core.shares(),
@@ -207,14 +236,27 @@ impl LiveRun {
             stage,
             note,
             elapsed: zero.map_or(Duration::ZERO, |zero| now.since(zero)),
-            phases: (0_u32..).zip(&self.phases).map(|(number, &span)| self.phase_view(now, number, span)).collect(),
+            phases: (0_u32..)
+                .zip(&self.phases)
+                .map(|(number, &span)| self.phase_view(now, number, span))
+                .collect(),
             workers: (live, all),
             exit_code,
             warnings: self.warnings.clone(),
+            thresholds: if stage == Stage::Running {
+                self.with_facts(now, judge::thresholds_so_far)
+            } else {
+                Vec::new()
+            },
         }
     }
 
-    fn phase_view(&self, now: Moment, number: u32, (zero, end): (Option<Moment>, Option<Moment>)) -> PhaseView {
+    fn phase_view(
+        &self,
+        now: Moment,
+        number: u32,
+        (zero, end): (Option<Moment>, Option<Moment>),
+    ) -> PhaseView {
         let plan = self.plan.phases.get(number as usize);
         let length = plan.map(loadgrid_common::plan::Phase::length).unwrap_or_default();
         let mut view = PhaseView {
@@ -230,7 +272,9 @@ impl LiveRun {
             view.failed = measures.steps.values().map(|step| step.failed).sum();
             view.dropped = measures.loads.values().map(|load| load.dropped).sum();
         }
-        if let Some(window) = self.ingest.windows().newest_closed().filter(|window| window.phase == number && end.is_none()) {
+        if let Some(window) =
+            self.ingest.windows().newest_closed().filter(|window| window.phase == number && end.is_none())
+        {
             let seconds = window.length().as_secs_f64();
             view.rate_per_s = if seconds > 0.0 { window.exchanges as f64 / seconds } else { 0.0 };
             view.p95_us = window.response.quantile(0.95).unwrap_or_default();

@@ -33,7 +33,11 @@ pub struct HubConfig {
 
 impl Default for HubConfig {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(5), beat: Duration::from_millis(500), allowed_targets: vec!["loopback".to_owned()] }
+        Self {
+            lease: Duration::from_secs(5),
+            beat: Duration::from_millis(500),
+            allowed_targets: vec!["loopback".to_owned()],
+        }
     }
 }
 
@@ -52,7 +56,9 @@ pub struct Submission {
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     /// One at a time.
-    #[error("the run {0} is live; a coordinator carries out one run at a time (stop it, or wait for its end)")]
+    #[error(
+        "the run {0} is live; a coordinator carries out one run at a time (stop it, or wait for its end)"
+    )]
     Busy(RunId),
     /// The plan cannot be read.
     #[error(transparent)]
@@ -95,7 +101,11 @@ impl core::HubCore {
     /// # Errors
     /// Where another run is live, or the plan cannot be carried out.
     pub fn submit(
-        &mut self, now: loadgrid_common::time::Moment, run: RunId, submission: Submission, allowed: &[String],
+        &mut self,
+        now: loadgrid_common::time::Moment,
+        run: RunId,
+        submission: Submission,
+        allowed: &[String],
     ) -> Result<Vec<core::Output>, SubmitError> {
         if let Some(run) = self.live() {
             return Err(SubmitError::Busy(run.clone()));
@@ -120,7 +130,11 @@ pub struct Gone;
 
 impl Hub {
     /// Starts the actor on the current runtime; it ends with `stop`, or when all handles are gone.
-    pub fn start(config: HubConfig, store: Store, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
+    pub fn start(
+        config: HubConfig,
+        store: Store,
+        stop: CancellationToken,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
         let (messages, receiver) = mpsc::channel(MESSAGES);
         let (views_in, views) = watch::channel(None);
         let actor = actor::Actor::new(config, store.clone(), views_in);
@@ -165,7 +179,10 @@ impl Hub {
         self.ask(|reply| Message::Workers { reply }).await
     }
 
-    pub(crate) async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Gone> {
+    pub(crate) async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
         self.messages.send(message(reply)).await.map_err(|_| Gone)?;
         answer.await.map_err(|_| Gone)

@@ -29,6 +29,8 @@ pub struct RunView {
     pub exit_code: Option<u8>,
     /// What a watcher must know at once.
     pub warnings: Vec<String>,
+    /// How the thresholds stand on what is counted so far.
+    pub thresholds: Vec<crate::report::Threshold>,
 }
 
 /// A phase as its watchers see it.
@@ -81,6 +83,15 @@ impl RunView {
             workers_total: u32::try_from(self.workers.1).unwrap_or(u32::MAX),
             exit_code: self.exit_code.unwrap_or_default().into(),
             warnings: self.warnings.clone(),
+            thresholds: self
+                .thresholds
+                .iter()
+                .map(|judged| pb::ThresholdProgress {
+                    threshold: judged.threshold.clone(),
+                    observed: judged.observed.clone(),
+                    passed: judged.passed,
+                })
+                .collect(),
         }
     }
 }

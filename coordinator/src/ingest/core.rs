@@ -70,12 +70,19 @@ impl WorkerTotals {
     pub fn mismatch(&self) -> Option<String> {
         let seal = self.seal.as_ref()?;
         if self.sequence.counted() != seal.last_seq {
-            return Some(format!("it sent {} snapshots, {} were counted", seal.last_seq, self.sequence.counted()));
+            return Some(format!(
+                "it sent {} snapshots, {} were counted",
+                seal.last_seq,
+                self.sequence.counted()
+            ));
         }
         if Fingerprint::from_bytes(&seal.fingerprint) != Some(self.fingerprint) {
             return Some("the fingerprints of its histograms differ".to_owned());
         }
-        let same = seal.phases.iter().all(|phase| self.phases.get(&phase.phase).copied().unwrap_or_default() == *phase);
+        let same = seal
+            .phases
+            .iter()
+            .all(|phase| self.phases.get(&phase.phase).copied().unwrap_or_default() == *phase);
         (!same).then(|| "its totals differ from the sum of its snapshots".to_owned())
     }
 
@@ -170,7 +177,12 @@ impl Ingest {
     ///
     /// # Errors
     /// Where it cannot be read; then nothing of it is counted.
-    pub fn snapshot(&mut self, worker: &WorkerId, incarnation: Incarnation, snapshot: &pb::Snapshot) -> Result<Accepted, SnapshotError> {
+    pub fn snapshot(
+        &mut self,
+        worker: &WorkerId,
+        incarnation: Incarnation,
+        snapshot: &pb::Snapshot,
+    ) -> Result<Accepted, SnapshotError> {
         if snapshot.seq == 0 {
             return Err(SnapshotError::Missing("sequence number"));
         }
@@ -202,7 +214,12 @@ impl Ingest {
         (known.sequence.place(*first.key()) == Place::Next).then(|| first.remove())
     }
 
-    fn count(&mut self, worker: &WorkerId, incarnation: Incarnation, snapshot: &pb::Snapshot) -> Result<(), SnapshotError> {
+    fn count(
+        &mut self,
+        worker: &WorkerId,
+        incarnation: Incarnation,
+        snapshot: &pb::Snapshot,
+    ) -> Result<(), SnapshotError> {
         let delta = snapshot.delta.as_ref().ok_or(SnapshotError::Missing("measures"))?;
         self.limits.check(snapshot.phase, delta)?;
         let mut fingerprint = Fingerprint::default();
@@ -213,8 +230,16 @@ impl Ingest {
         known.fingerprint.merge(fingerprint);
         known.reported = known.reported.max(to);
         known.add(snapshot.phase, &measures);
-        let number = self.workers.keys().position(|known| known == worker).and_then(|place| u32::try_from(place).ok());
-        self.windows.add(number.unwrap_or(u32::MAX), snapshot.phase, from, to, snapshot.users.into(), &measures);
+        let number =
+            self.workers.keys().position(|known| known == worker).and_then(|place| u32::try_from(place).ok());
+        self.windows.add(
+            number.unwrap_or(u32::MAX),
+            snapshot.phase,
+            from,
+            to,
+            snapshot.users.into(),
+            &measures,
+        );
         self.totals.entry(snapshot.phase).or_default().merge(&measures);
         self.fold.entry(snapshot.phase).or_default().merge(&measures);
         self.touched.insert(worker.clone());
@@ -288,7 +313,8 @@ impl Ingest {
 
 impl WorkerTotals {
     fn add(&mut self, phase: u32, measures: &Measures) {
-        let totals = self.phases.entry(phase).or_insert_with(|| pb::PhaseTotals { phase, ..Default::default() });
+        let totals =
+            self.phases.entry(phase).or_insert_with(|| pb::PhaseTotals { phase, ..Default::default() });
         for (&load, stats) in &measures.loads {
             totals.iterations_started += stats.started;
             totals.iterations_ended += stats.ended();
@@ -307,7 +333,9 @@ impl WorkerTotals {
 
 impl Limits {
     fn check(&self, phase: u32, delta: &pb::Delta) -> Result<(), SnapshotError> {
-        let within = |what, index, limit| if index < limit { Ok(()) } else { Err(SnapshotError::Unknown { what, index }) };
+        let within = |what, index, limit| {
+            if index < limit { Ok(()) } else { Err(SnapshotError::Unknown { what, index }) }
+        };
         within("phase", phase, self.phases)?;
         delta.steps.iter().try_for_each(|step| within("step", step.step, self.steps))?;
         delta.loads.iter().try_for_each(|load| within("load", load.load, self.loads))?;
@@ -324,7 +352,11 @@ mod tests {
     use super::*;
 
     fn plan() -> Plan {
-        Plan { steps: vec!["s".to_owned()], phases: vec![loadgrid_common::plan::Phase::default()], ..Plan::default() }
+        Plan {
+            steps: vec!["s".to_owned()],
+            phases: vec![loadgrid_common::plan::Phase::default()],
+            ..Plan::default()
+        }
     }
 
     fn snapshot(seq: u64) -> pb::Snapshot {
@@ -334,7 +366,14 @@ mod tests {
         (0..seq).for_each(|n| step.response.record(100 * n + seq));
         let delta = measures_to_wire(&measures, 0, &mut Fingerprint::default());
         let (start_us, end_us) = ((seq - 1) * 1_000_000, seq * 1_000_000);
-        pb::Snapshot { run: "r".to_owned(), seq, start_us, end_us, delta: Some(delta), ..pb::Snapshot::default() }
+        pb::Snapshot {
+            run: "r".to_owned(),
+            seq,
+            start_us,
+            end_us,
+            delta: Some(delta),
+            ..pb::Snapshot::default()
+        }
     }
 
     proptest! {
@@ -366,7 +405,10 @@ mod tests {
         let mut ingest = Ingest::new(&plan());
         let mut bad = snapshot(1);
         bad.delta.as_mut().unwrap().steps[0].step = 7;
-        assert_eq!(ingest.snapshot(&"w".into(), Incarnation(1), &bad), Err(SnapshotError::Unknown { what: "step", index: 7 }));
+        assert_eq!(
+            ingest.snapshot(&"w".into(), Incarnation(1), &bad),
+            Err(SnapshotError::Unknown { what: "step", index: 7 })
+        );
         assert_eq!(ingest.snapshot(&"w".into(), Incarnation(1), &snapshot(1)), Ok(Accepted::Fresh));
         assert_eq!(ingest.snapshot(&"w".into(), Incarnation(1), &snapshot(1)), Ok(Accepted::Duplicate));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use loadgrid_common::stats::{Distribution, Measures};
 
 /// The most windows that are kept.
-pub const MOST: usize = 1_200;
+const MOST: usize = 1_200;
 
 /// One stretch of time. Everything is over all recorded steps and loads.
 #[derive(Clone, Debug, Default)]
@@ -84,15 +84,32 @@ impl Windows {
     /// Windows of one snapshot interval each.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
-        Self { length: interval.max(Duration::from_millis(100)), windows: BTreeMap::new(), reported: BTreeMap::new() }
+        Self {
+            length: interval.max(Duration::from_millis(100)),
+            windows: BTreeMap::new(),
+            reported: BTreeMap::new(),
+        }
     }
 
     /// Adds what a worker measured up to `to`.
-    pub fn add(&mut self, worker: u32, phase: u32, from: Duration, to: Duration, users: u64, measures: &Measures) {
+    pub fn add(
+        &mut self,
+        worker: u32,
+        phase: u32,
+        from: Duration,
+        to: Duration,
+        users: u64,
+        measures: &Measures,
+    ) {
         let middle = from + to.saturating_sub(from) / 2;
         let number = u64::try_from(middle.as_nanos() / self.length.as_nanos()).unwrap_or(u64::MAX);
         let begin = self.length.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
-        let window = self.windows.entry(number).or_insert_with(|| Window { phase, from: begin, to: begin, ..Window::default() });
+        let window = self.windows.entry(number).or_insert_with(|| Window {
+            phase,
+            from: begin,
+            to: begin,
+            ..Window::default()
+        });
         window.to = window.to.max(to.min(begin + self.length));
         window.users += users;
         window.add(measures);

@@ -29,6 +29,24 @@ pub fn thresholds(figures: &Figures<'_>) -> Vec<Judged> {
     plan.thresholds.iter().map(judge).collect()
 }
 
+/// Judges all thresholds on what is counted so far, for those who watch.
+#[must_use]
+pub fn thresholds_so_far(facts: &Facts<'_>) -> Vec<Judged> {
+    let iterations = (0_u32..).zip(&facts.plan.phases).map(|(phase, _)| {
+        let loads =
+            facts.ingest.totals().get(&phase).into_iter().flat_map(|measures| measures.loads.values());
+        loads.fold(Iterations::default(), |sum, load| Iterations {
+            started: sum.started + load.started,
+            dropped: sum.dropped + load.dropped,
+            ok: sum.ok + load.ok,
+            failed: sum.failed + load.failed,
+            ..sum
+        })
+    });
+    let iterations: Vec<Iterations> = iterations.collect();
+    thresholds(&Figures { facts, phase_iterations: &iterations })
+}
+
 /// What a threshold sees.
 enum Observed {
     /// A value.
@@ -93,10 +111,14 @@ impl Figures<'_> {
                     Metric::IterationTime => {
                         // Kept in milliseconds; thresholds speak microseconds.
                         load.iteration.histogram.buckets().for_each(|(bucket, n)| {
-                            let ms = load.iteration.histogram.layout().range_of(bucket).1.min(load.iteration.max);
+                            let ms =
+                                load.iteration.histogram.layout().range_of(bucket).1.min(load.iteration.max);
                             (0..n.min(1)).for_each(|_| distribution.record(ms * 1_000));
                             distribution.count += n.saturating_sub(1);
-                            distribution.histogram.add_at(distribution.histogram.layout().index_of(ms * 1_000), n.saturating_sub(1));
+                            distribution.histogram.add_at(
+                                distribution.histogram.layout().index_of(ms * 1_000),
+                                n.saturating_sub(1),
+                            );
                             distribution.sum += ms * 1_000 * n.saturating_sub(1);
                         });
                     }
@@ -130,10 +152,16 @@ impl Figures<'_> {
         }
         let is_response = threshold.metric == Metric::ResponseTime;
         let dropped_share = if offered > 0 && is_response { dropped as f64 / offered as f64 } else { 0.0 };
-        self.statistic(threshold, &distribution, dropped_share, Counts { count, of, sum })
+        self.statistic(threshold, &distribution, dropped_share, &Counts { count, of, sum })
     }
 
-    fn statistic(&self, threshold: &Threshold, distribution: &Distribution, dropped_share: f64, counts: Counts) -> Observed {
+    fn statistic(
+        &self,
+        threshold: &Threshold,
+        distribution: &Distribution,
+        dropped_share: f64,
+        counts: &Counts,
+    ) -> Observed {
         let is_time = threshold.dimension() == super::threshold::Dimension::Time;
         if is_time {
             let Some(summary) = distribution.summary() else { return Observed::Nothing };
@@ -142,8 +170,12 @@ impl Figures<'_> {
                 Stat::Mean => Observed::Value(summary.mean as f64),
                 Stat::Max if dropped_share > 0.0 => Observed::AtLeast(summary.max as f64),
                 Stat::Max => Observed::Value(summary.max as f64),
-                Stat::Percentile(p) if dropped_share > 1.0 - p / 100.0 => Observed::AtLeast(summary.max as f64),
-                Stat::Percentile(p) => Observed::Value(distribution.quantile(p / 100.0).unwrap_or_default() as f64),
+                Stat::Percentile(p) if dropped_share > 1.0 - p / 100.0 => {
+                    Observed::AtLeast(summary.max as f64)
+                }
+                Stat::Percentile(p) => {
+                    Observed::Value(distribution.quantile(p / 100.0).unwrap_or_default() as f64)
+                }
                 Stat::Rate | Stat::Count | Stat::Sum => Observed::Nothing,
             };
         }
@@ -154,9 +186,13 @@ impl Figures<'_> {
             Stat::Count if self.phases(threshold).next().is_some() => Observed::Value(counts.count as f64),
             Stat::Sum if counts.count > 0 => Observed::Value(counts.sum),
             Stat::Rate => match threshold.dimension() {
-                super::threshold::Dimension::Share if counts.of > 0 => Observed::Value(counts.count as f64 / counts.of as f64),
+                super::threshold::Dimension::Share if counts.of > 0 => {
+                    Observed::Value(counts.count as f64 / counts.of as f64)
+                }
                 super::threshold::Dimension::PerSecond => match self.seconds(threshold) {
-                    seconds if seconds > 0.0 && counts.count > 0 => Observed::Value(counts.count as f64 / seconds),
+                    seconds if seconds > 0.0 && counts.count > 0 => {
+                        Observed::Value(counts.count as f64 / seconds)
+                    }
                     _ => Observed::Nothing,
                 },
                 _ => Observed::Nothing,
@@ -167,9 +203,17 @@ impl Figures<'_> {
 
     fn seconds(&self, threshold: &Threshold) -> f64 {
         let length = |phase: usize| {
-            let planned = self.facts.plan.phases.get(phase).map(loadgrid_common::plan::Phase::length).unwrap_or_default();
+            let planned = self
+                .facts
+                .plan
+                .phases
+                .get(phase)
+                .map(loadgrid_common::plan::Phase::length)
+                .unwrap_or_default();
             let span = self.facts.phases.get(phase).copied().unwrap_or_default();
-            span.zero.map_or(Duration::ZERO, |zero| planned.min(span.end.unwrap_or(self.facts.ended_at).saturating_sub(zero)))
+            span.zero.map_or(Duration::ZERO, |zero| {
+                planned.min(span.end.unwrap_or(self.facts.ended_at).saturating_sub(zero))
+            })
         };
         self.phases(threshold).map(|(phase, _)| length(phase)).sum::<Duration>().as_secs_f64()
     }

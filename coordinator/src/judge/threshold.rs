@@ -133,8 +133,19 @@ const METRICS: &[(&str, Metric)] = &[
 ];
 
 const LATER: &[&str] = &[
-    "session_ok", "session_actions", "ws_delivery", "ws_round_trip", "ws_reach", "ws_uptime", "ws_recovery", "ws_connect",
-    "ws_messages", "worker_cpu", "worker_memory", "host_cpu", "host_memory",
+    "session_ok",
+    "session_actions",
+    "ws_delivery",
+    "ws_round_trip",
+    "ws_reach",
+    "ws_uptime",
+    "ws_recovery",
+    "ws_connect",
+    "ws_messages",
+    "worker_cpu",
+    "worker_memory",
+    "host_cpu",
+    "host_memory",
 ];
 
 /// What a metric is measured in.
@@ -150,18 +161,97 @@ impl Metric {
     const fn is_time(&self) -> bool {
         matches!(
             self,
-            Self::ResponseTime | Self::ServiceTime | Self::ConnectTime | Self::TlsTime | Self::FirstByteTime
-                | Self::IterationTime | Self::Lateness
+            Self::ResponseTime
+                | Self::ServiceTime
+                | Self::ConnectTime
+                | Self::TlsTime
+                | Self::FirstByteTime
+                | Self::IterationTime
+                | Self::Lateness
         )
     }
 
     const fn of_steps(&self) -> bool {
         matches!(
             self,
-            Self::ResponseTime | Self::ServiceTime | Self::ConnectTime | Self::TlsTime | Self::FirstByteTime | Self::Failed
+            Self::ResponseTime
+                | Self::ServiceTime
+                | Self::ConnectTime
+                | Self::TlsTime
+                | Self::FirstByteTime
+                | Self::Failed
                 | Self::Exchanges
         )
     }
+}
+
+const SHAPE: &str = "write STAT(METRIC) OP VALUE, for example p99(response_time, step=login) < 300ms";
+
+const OPS: [(&str, Op); 6] = [
+    ("<=", Op::LessOrEqual),
+    (">=", Op::GreaterOrEqual),
+    ("==", Op::Equal),
+    ("!=", Op::NotEqual),
+    ("<", Op::Less),
+    (">", Op::Greater),
+];
+
+/// An error at a part of the text; `part` is a slice of it.
+fn error_at(text: &str, part: &str, message: String, hint: &str) -> ThresholdError {
+    let offset =
+        if part.is_empty() { 0 } else { (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize) };
+    ThresholdError { offset, length: part.trim().len().max(1), message, hint: hint.to_owned() }
+}
+
+fn parse_metric(text: &str, part: &str, counters: &[String]) -> Result<Metric, ThresholdError> {
+    let name = part.trim();
+    if let Some((_, metric)) = METRICS.iter().find(|(known, _)| *known == name) {
+        return Ok(metric.clone());
+    }
+    if counters.iter().any(|counter| counter == name) {
+        return Ok(Metric::Counter(name.to_owned()));
+    }
+    if LATER.contains(&name) {
+        let message = format!("the metric `{name}` is not supported yet by this version");
+        return Err(error_at(text, part, message, "remove it; the changelog tells when it comes"));
+    }
+    let known = METRICS.iter().map(|(known, _)| *known).chain(counters.iter().map(String::as_str));
+    let hint = crate::scenario::suggest(name, known).unwrap_or_default();
+    Err(error_at(text, part, format!("there is no metric `{name}`"), &hint))
+}
+
+enum Selector {
+    Phase(String),
+    Step(String),
+}
+
+fn parse_selector(
+    text: &str,
+    part: &str,
+    metric: &Metric,
+    phases: &[String],
+    steps: &[String],
+) -> Result<Selector, ThresholdError> {
+    let fail = |message: String, hint: &str| Err(error_at(text, part, message, hint));
+    let Some((key, value)) = part.split_once('=') else {
+        return fail(format!("`{}` is not a selector", part.trim()), "write phase=NAME or step=NAME");
+    };
+    let (key, value) = (key.trim(), value.trim().trim_matches(['"', '\'']));
+    let known = match key {
+        "phase" => phases,
+        "step" if metric.of_steps() => steps,
+        "step" => return fail("this metric is not measured by step".to_owned(), "remove the selector"),
+        "group" | "label" | "host" => {
+            let message = format!("the selector `{key}` is not supported yet by this version");
+            return fail(message, "use phase= or step=");
+        }
+        other => return fail(format!("`{other}` is not a selector"), "write phase=NAME or step=NAME"),
+    };
+    if !known.iter().any(|known| known == value) {
+        let hint = crate::scenario::suggest(value, known.iter().map(String::as_str)).unwrap_or_default();
+        return fail(format!("there is no {key} `{value}`"), &hint);
+    }
+    Ok(if key == "phase" { Selector::Phase(value.to_owned()) } else { Selector::Step(value.to_owned()) })
 }
 
 impl Threshold {
@@ -170,7 +260,9 @@ impl Threshold {
         match (self.stat, &self.metric) {
             (Stat::Count, _) => Dimension::Number,
             (_, metric) if metric.is_time() => Dimension::Time,
-            (Stat::Rate, Metric::Failed | Metric::Dropped | Metric::Checks | Metric::IterationsFailed) => Dimension::Share,
+            (Stat::Rate, Metric::Failed | Metric::Dropped | Metric::Checks | Metric::IterationsFailed) => {
+                Dimension::Share
+            }
             (Stat::Rate, _) => Dimension::PerSecond,
             _ => Dimension::Number,
         }
@@ -180,65 +272,46 @@ impl Threshold {
     ///
     /// # Errors
     /// Where it is none, with the place.
-    pub fn parse(text: &str, counters: &[String], phases: &[String], steps: &[String]) -> Result<Self, ThresholdError> {
-        let error = |part: &str, message: String, hint: &str| {
-            let offset = if part.is_empty() { 0 } else { (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize) };
-            Err(ThresholdError { offset, length: part.trim().len().max(1), message, hint: hint.to_owned() })
+    pub fn parse(
+        text: &str,
+        counters: &[String],
+        phases: &[String],
+        steps: &[String],
+    ) -> Result<Self, ThresholdError> {
+        let fail = |part: &str, message: String, hint: &str| Err(error_at(text, part, message, hint));
+        let Some((stat_text, rest)) = text.split_once('(') else {
+            return fail(text, format!("`{text}` is not a threshold"), SHAPE);
         };
-        let shape = "write STAT(METRIC) OP VALUE, for example p99(response_time, step=login) < 300ms";
-        let Some((stat_text, rest)) = text.split_once('(') else { return error(text, format!("`{text}` is not a threshold"), shape) };
-        let Some((inner, rest)) = split_at_closing(rest) else { return error(text, "a `)` is missing".to_owned(), shape) };
-        let stat = match parse_stat(stat_text.trim()) {
-            Some(stat) => stat,
-            None => return error(stat_text, format!("`{}` is not a statistic", stat_text.trim()), "one of min, mean, max, p50, p95, p99, p99.9, rate, count, sum"),
+        let Some((inner, rest)) = split_at_closing(rest) else {
+            return fail(text, "a `)` is missing".to_owned(), SHAPE);
+        };
+        let Some(stat) = parse_stat(stat_text.trim()) else {
+            let hint = "one of min, mean, max, p50, p95, p99, p99.9, rate, count, sum";
+            return fail(stat_text, format!("`{}` is not a statistic", stat_text.trim()), hint);
         };
         let mut parts = inner.split(',');
-        let metric_text = parts.next().unwrap_or_default();
-        let name = metric_text.trim();
-        let metric = METRICS.iter().find(|(known, _)| *known == name).map(|(_, metric)| metric.clone());
-        let metric = match metric {
-            Some(metric) => metric,
-            None if counters.iter().any(|counter| counter == name) => Metric::Counter(name.to_owned()),
-            None if LATER.contains(&name) => {
-                return error(metric_text, format!("the metric `{name}` is not supported yet by this version"), "remove it; the changelog tells when it comes");
-            }
-            None => {
-                let known = METRICS.iter().map(|(known, _)| *known).chain(counters.iter().map(String::as_str));
-                let hint = crate::scenario::suggest(name, known).unwrap_or_default();
-                return error(metric_text, format!("there is no metric `{name}`"), &hint);
-            }
-        };
+        let metric = parse_metric(text, parts.next().unwrap_or_default(), counters)?;
         let (mut phase, mut step) = (None, None);
         for selector in parts {
-            let Some((key, value)) = selector.split_once('=') else {
-                return error(selector, format!("`{}` is not a selector", selector.trim()), "write phase=NAME or step=NAME");
+            let (place, name) = match parse_selector(text, selector, &metric, phases, steps)? {
+                Selector::Phase(name) => (&mut phase, name),
+                Selector::Step(name) => (&mut step, name),
             };
-            let value = value.trim().trim_matches(['"', '\'']);
-            let (place, known) = match key.trim() {
-                "phase" => (&mut phase, phases),
-                "step" if metric.of_steps() => (&mut step, steps),
-                "step" => return error(selector, format!("`{name}` is not measured by step"), "remove the selector"),
-                "group" | "label" | "host" => return error(selector, format!("the selector `{}` is not supported yet by this version", key.trim()), "use phase= or step="),
-                other => return error(selector, format!("`{other}` is not a selector"), "write phase=NAME or step=NAME"),
-            };
-            if !known.iter().any(|known| known == value) {
-                let hint = crate::scenario::suggest(value, known.iter().map(String::as_str)).unwrap_or_default();
-                return error(selector, format!("there is no {} `{value}`", key.trim()), &hint);
-            }
-            *place = Some(value.to_owned());
+            *place = Some(name);
         }
         let rest = rest.trim_start();
-        const OPS: [(&str, Op); 6] = [("<=", Op::LessOrEqual), (">=", Op::GreaterOrEqual), ("==", Op::Equal), ("!=", Op::NotEqual), ("<", Op::Less), (">", Op::Greater)];
-        let Some((op, value)) = OPS.iter().find_map(|(word, op)| Some((*op, rest.strip_prefix(word)?))) else {
-            return error(rest, format!("`{}` is not a comparison", rest.split(' ').next().unwrap_or_default()), "one of <, <=, >, >=, ==, !=");
+        let Some((op, value)) = OPS.iter().find_map(|(word, op)| Some((*op, rest.strip_prefix(word)?)))
+        else {
+            let word = rest.split(' ').next().unwrap_or_default();
+            return fail(rest, format!("`{word}` is not a comparison"), "one of <, <=, >, >=, ==, !=");
         };
         let mut threshold = Self { text: text.trim().to_owned(), stat, metric, phase, step, op, limit: 0.0 };
         if let Some(reason) = threshold.impossible() {
-            return error(stat_text, reason, shape);
+            return fail(stat_text, reason, SHAPE);
         }
         match threshold.parse_limit(value.trim()) {
             Ok(limit) => threshold.limit = limit,
-            Err(message) => return error(value, message, "times take ms or s, shares take %, rates take /s"),
+            Err(message) => return fail(value, message, "times take ms or s, shares take %, rates take /s"),
         }
         Ok(threshold)
     }
@@ -250,15 +323,30 @@ impl Threshold {
             Stat::Rate => !self.metric.is_time(),
             Stat::Sum => matches!(self.metric, Metric::Counter(_)),
         };
-        (!fits).then(|| if self.metric.is_time() { "a time has min, mean, max, percentiles and count".to_owned() } else { "a count has rate, count and (for counters) sum".to_owned() })
+        (!fits).then(|| {
+            if self.metric.is_time() {
+                "a time has min, mean, max, percentiles and count".to_owned()
+            } else {
+                "a count has rate, count and (for counters) sum".to_owned()
+            }
+        })
     }
 
     fn parse_limit(&self, text: &str) -> Result<f64, String> {
         match self.dimension() {
-            Dimension::Time => parse_duration(text).map(|limit| limit.as_secs_f64() * 1e6).map_err(|e| e.to_string()),
+            Dimension::Time => {
+                parse_duration(text).map(|limit| limit.as_secs_f64() * 1e6).map_err(|e| e.to_string())
+            }
             Dimension::Share => parse_percent(text).map_err(|e| e.to_string()),
-            Dimension::PerSecond => parse_rate(text).map(loadgrid_common::units::Rate::as_per_second).map_err(|e| e.to_string()),
-            Dimension::Number => text.replace('_', "").parse::<f64>().ok().filter(|n| n.is_finite()).ok_or_else(|| format!("`{text}` is not a number")),
+            Dimension::PerSecond => {
+                parse_rate(text).map(loadgrid_common::units::Rate::as_per_second).map_err(|e| e.to_string())
+            }
+            Dimension::Number => text
+                .replace('_', "")
+                .parse::<f64>()
+                .ok()
+                .filter(|n| n.is_finite())
+                .ok_or_else(|| format!("`{text}` is not a number")),
         }
     }
 
@@ -328,13 +416,19 @@ mod tests {
     #[test]
     fn thresholds_are_read() {
         let threshold = parse("p99.9(response_time, phase=light, step=login) <= 300ms").unwrap();
-        assert_eq!((threshold.stat, threshold.op, threshold.limit), (Stat::Percentile(99.9), Op::LessOrEqual, 300_000.0));
+        assert_eq!(
+            (threshold.stat, threshold.op, threshold.limit),
+            (Stat::Percentile(99.9), Op::LessOrEqual, 300_000.0)
+        );
         assert_eq!((threshold.phase.as_deref(), threshold.step.as_deref()), (Some("light"), Some("login")));
         assert_eq!(parse("rate(failed) < 1%").unwrap().limit, 0.01);
         assert_eq!(parse("count(dropped) == 0").unwrap().limit, 0.0);
         assert_eq!(parse("sum(orders) > 1_000").unwrap().metric, Metric::Counter("orders".to_owned()));
         assert_eq!(parse("rate(exchanges) >= 600/m").unwrap().limit, 10.0);
-        assert_eq!(parse("max(service_time, step=GET /x(1)) < 1s").unwrap().step.as_deref(), Some("GET /x(1)"));
+        assert_eq!(
+            parse("max(service_time, step=GET /x(1)) < 1s").unwrap().step.as_deref(),
+            Some("GET /x(1)")
+        );
     }
 
     #[test]

@@ -71,10 +71,17 @@ pub fn validity(facts: &Facts<'_>, ledger: &Ledger) -> Validity {
     let (mut faults, mut exchanges) = (0_u64, 0_u64);
     for step in facts.ingest.totals().values().flat_map(|measures| measures.steps.values()) {
         exchanges += step.sent;
-        faults += step.errors.iter().filter(|(kind, _)| kind.blame() == Blame::Generator).map(|(_, count)| count).sum::<u64>();
+        faults += step
+            .errors
+            .iter()
+            .filter(|(kind, _)| kind.blame() == Blame::Generator)
+            .map(|(_, count)| count)
+            .sum::<u64>();
     }
     if faults > 0 && faults as f64 > exchanges as f64 * GENERATOR_FAULTS {
-        invalid.push(format!("{faults} of {exchanges} exchanges failed in the generator itself (descriptors, ports)"));
+        invalid.push(format!(
+            "{faults} of {exchanges} exchanges failed in the generator itself (descriptors, ports)"
+        ));
     }
     let late = facts.ingest.windows().iter().filter(|window| {
         let limit = LATENESS_US.max(window.response.quantile(0.99).unwrap_or(0) / 10);
@@ -101,12 +108,20 @@ pub fn validity(facts: &Facts<'_>, ledger: &Ledger) -> Validity {
 /// Precedence: interrupted or stopped, the scenario's own failure, a result that is not valid or not
 /// complete, thresholds.
 #[must_use]
-pub fn verdict(facts: &Facts<'_>, ledger: &Ledger, validity: &Validity, thresholds: &[Threshold], whole: &Measures) -> Verdict {
+pub fn verdict(
+    facts: &Facts<'_>,
+    ledger: &Ledger,
+    validity: &Validity,
+    thresholds: &[Threshold],
+    whole: &Measures,
+) -> Verdict {
     let mut found: Vec<(Outcome, ExitCode, String)> = Vec::new();
     match facts.reason {
         EndReason::Completed => {}
         EndReason::EndedByScenario => {}
-        EndReason::Interrupted => found.push((Outcome::Aborted, ExitCode::Interrupted, "interrupted".to_owned())),
+        EndReason::Interrupted => {
+            found.push((Outcome::Aborted, ExitCode::Interrupted, "interrupted".to_owned()))
+        }
         EndReason::Stopped => found.push((Outcome::Aborted, ExitCode::Stopped, "stopped".to_owned())),
         EndReason::NotEnoughWorkers { present, needed } => {
             let reason = format!("{present} of {needed} workers were there; no load was sent");
@@ -117,36 +132,52 @@ pub fn verdict(facts: &Facts<'_>, ledger: &Ledger, validity: &Validity, threshol
             found.push((Outcome::Aborted, ExitCode::NotEnoughWorkers, reason));
         }
         EndReason::ClocksUncertain { worker, uncertainty_ns } => {
-            let reason = format!("the clock of worker {worker} is known to ± {} µs only, which is more than `start_skew`", uncertainty_ns / 1_000);
+            let reason = format!(
+                "the clock of worker {worker} is known to ± {} µs only, which is more than `start_skew`",
+                uncertainty_ns / 1_000
+            );
             found.push((Outcome::Aborted, ExitCode::NotEnoughWorkers, reason));
         }
-        EndReason::NoWorkersLeft => found.push((Outcome::Incomplete, ExitCode::NotValid, "all workers were lost".to_owned())),
+        EndReason::NoWorkersLeft => {
+            found.push((Outcome::Incomplete, ExitCode::NotValid, "all workers were lost".to_owned()))
+        }
         EndReason::TimedOut(what) => found.push((Outcome::Incomplete, ExitCode::NotValid, what.clone())),
         EndReason::Failed(reason) => found.push((Outcome::Aborted, ExitCode::Internal, reason.clone())),
     }
     if whole.scenario_errors > 0 {
         let text = whole.scenario_error.clone().unwrap_or_default();
-        let reason = format!("the scenario failed {} times while it ran; for example: {text}", whole.scenario_errors);
+        let reason =
+            format!("the scenario failed {} times while it ran; for example: {text}", whole.scenario_errors);
         found.push((Outcome::Failed, ExitCode::ScenarioRuntime, reason));
     }
     for (worker, _) in facts.lost {
-        let share = ledger.workers.iter().find(|w| w.worker == worker.as_str()).map_or(0, |w| w.iterations_started);
-        let reason = format!("worker {worker} was lost after {share} reported iterations; its share was not carried on");
+        let share =
+            ledger.workers.iter().find(|w| w.worker == worker.as_str()).map_or(0, |w| w.iterations_started);
+        let reason = format!(
+            "worker {worker} was lost after {share} reported iterations; its share was not carried on"
+        );
         found.push((Outcome::Incomplete, ExitCode::NotValid, reason));
     }
     let began = facts.phases.iter().any(|phase| phase.zero.is_some());
     for worker in ledger.workers.iter().filter(|worker| began && !worker.sealed && !worker.lost) {
-        found.push((Outcome::Incomplete, ExitCode::NotValid, format!("worker {} did not say its last word", worker.worker)));
+        found.push((
+            Outcome::Incomplete,
+            ExitCode::NotValid,
+            format!("worker {} did not say its last word", worker.worker),
+        ));
     }
     if validity.status == ValidityStatus::Invalid {
-        found.extend(validity.reasons.iter().map(|reason| (Outcome::Invalid, ExitCode::NotValid, reason.clone())));
+        found.extend(
+            validity.reasons.iter().map(|reason| (Outcome::Invalid, ExitCode::NotValid, reason.clone())),
+        );
     }
     let failed = thresholds.iter().filter(|threshold| !threshold.passed).count();
     if failed > 0 {
         let reason = format!("{failed} of {} thresholds failed", thresholds.len());
         found.push((Outcome::Failed, ExitCode::Thresholds, reason));
     }
-    let (outcome, code) = found.first().map_or((Outcome::Passed, ExitCode::Passed), |first| (first.0, first.1));
+    let (outcome, code) =
+        found.first().map_or((Outcome::Passed, ExitCode::Passed), |first| (first.0, first.1));
     let mut reasons: Vec<String> = found.into_iter().map(|(_, _, reason)| reason).collect();
     if *facts.reason == EndReason::EndedByScenario {
         reasons.push("the scenario ended the run".to_owned());

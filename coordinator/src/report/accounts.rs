@@ -38,7 +38,12 @@ pub(super) fn close(facts: &Facts<'_>, gaps: &mut Vec<String>) -> Vec<Vec<LoadAc
 }
 
 fn close_load(
-    facts: &Facts<'_>, cycle: Option<&Cycle>, phase: u32, load: u32, view: &LoadView, gaps: &mut Vec<String>,
+    facts: &Facts<'_>,
+    cycle: Option<&Cycle>,
+    phase: u32,
+    load: u32,
+    view: &LoadView,
+    gaps: &mut Vec<String>,
 ) -> LoadAccount {
     let measured = facts.ingest.totals().get(&phase).and_then(|measures| measures.loads.get(&load));
     let mut iterations = Iterations { planned: view.planned(), ..Iterations::default() };
@@ -72,7 +77,9 @@ fn close_load(
             (Some(zero), false) => {
                 let silent_from = facts.lost_at(worker).unwrap_or(facts.ended_at);
                 let until = silent_from.saturating_sub(zero);
-                due_of_share(view, cycle, place, until).saturating_sub(own.started + own.dropped + own.never_started).min(open)
+                due_of_share(view, cycle, place, until)
+                    .saturating_sub(own.started + own.dropped + own.never_started)
+                    .min(open)
             }
         };
         iterations.started += may_have_started;
@@ -93,7 +100,9 @@ fn close_load(
 fn due_of_share(view: &LoadView, cycle: &Cycle, worker: u32, until: Duration) -> u64 {
     match view {
         // Random arrivals are as many as even ones up to a block, which is near enough for what is unknown.
-        LoadView::Open { curve, .. } => cycle.worker_stripe(worker, view.users()).count_below(curve.due_by(until)),
+        LoadView::Open { curve, .. } => {
+            cycle.worker_stripe(worker, view.users()).count_below(curve.due_by(until))
+        }
         LoadView::Closed { .. } => 0,
     }
 }
@@ -106,7 +115,9 @@ fn check(iterations: &Iterations, phase: u32, load: u32, gaps: &mut Vec<String>)
         gaps.push(format!("phase {phase}, load {load}: {planned} planned ≠ {started} started + {dropped} dropped + {never_started} never started"));
     }
     if started != ok + failed + unknown {
-        gaps.push(format!("phase {phase}, load {load}: {started} started ≠ {ok} ok + {failed} failed + {unknown} unknown"));
+        gaps.push(format!(
+            "phase {phase}, load {load}: {started} started ≠ {ok} ok + {failed} failed + {unknown} unknown"
+        ));
     }
 }
 
@@ -139,7 +150,11 @@ pub(super) fn ledger(facts: &Facts<'_>, phases: &[Vec<LoadAccount>], mut gaps: V
         let (sent, started) = totals.sent_and_started();
         if !totals.is_sealed() {
             // What a worker had in the air when it was last heard is unknown.
-            exchanges.unknown += totals.phases.values().map(|phase| phase.exchanges_sent.saturating_sub(phase.exchanges_ended)).sum::<u64>();
+            exchanges.unknown += totals
+                .phases
+                .values()
+                .map(|phase| phase.exchanges_sent.saturating_sub(phase.exchanges_ended))
+                .sum::<u64>();
         }
         if let Some(mismatch) = totals.mismatch() {
             gaps.push(format!("worker {id}: {mismatch}"));

@@ -10,7 +10,8 @@ use loadgrid_common::time::micros;
 
 use super::accounts;
 use super::model::{
-    Action, Check, Counter, FORMAT, Iterations, Phase, Rank, Report, Resources, Run, Step, Times, Totals, Window, WorkerResources,
+    Action, Check, Counter, FORMAT, Iterations, Phase, Rank, Report, Resources, Run, Step, Times, Totals,
+    Window, WorkerResources,
 };
 use crate::ingest::Ingest;
 use crate::judge::{self, Figures};
@@ -92,10 +93,13 @@ impl Facts<'_> {
 pub fn build(facts: &Facts<'_>) -> Report {
     let mut gaps = Vec::new();
     let accounts = accounts::close(facts, &mut gaps);
-    let phase_iterations: Vec<Iterations> = accounts.iter().map(|loads| accounts::sum(loads.iter())).collect();
+    let phase_iterations: Vec<Iterations> =
+        accounts.iter().map(|loads| accounts::sum(loads.iter())).collect();
     let ledger = accounts::ledger(facts, &accounts, gaps);
     let nothing = Measures::default();
-    let of_phase = |phase: usize| u32::try_from(phase).ok().and_then(|phase| facts.ingest.totals().get(&phase)).unwrap_or(&nothing);
+    let of_phase = |phase: usize| {
+        u32::try_from(phase).ok().and_then(|phase| facts.ingest.totals().get(&phase)).unwrap_or(&nothing)
+    };
     let mut whole = Measures::default();
     let mut phases = Vec::new();
     for (number, (plan, iterations)) in facts.plan.phases.iter().zip(&phase_iterations).enumerate() {
@@ -109,7 +113,11 @@ pub fn build(facts: &Facts<'_>) -> Report {
             duration_us: micros(length),
             totals: totals(measures, iterations, length),
             iterations: *iterations,
-            steps: measures.steps.iter().map(|(&id, stats)| step(&name_of(&facts.plan.steps, id), stats)).collect(),
+            steps: measures
+                .steps
+                .iter()
+                .map(|(&id, stats)| step(&name_of(&facts.plan.steps, id), stats))
+                .collect(),
         });
     }
     let length: Duration = phases.iter().map(|phase| Duration::from_micros(phase.duration_us)).sum();
@@ -142,20 +150,37 @@ pub fn build(facts: &Facts<'_>) -> Report {
         actions: whole
             .actions
             .iter()
-            .map(|(&id, a)| Action { action: names(&facts.plan.actions, id), chosen: a.chosen, ok: a.ok, failed: a.failed })
+            .map(|(&id, a)| Action {
+                action: names(&facts.plan.actions, id),
+                chosen: a.chosen,
+                ok: a.ok,
+                failed: a.failed,
+            })
             .collect(),
         counters: whole
             .counters
             .iter()
-            .map(|(&id, c)| (names(&facts.plan.counters, id), Counter { sum: c.sum_millionths as f64 / 1e6, count: c.count }))
+            .map(|(&id, c)| {
+                (
+                    names(&facts.plan.counters, id),
+                    Counter { sum: c.sum_millionths as f64 / 1e6, count: c.count },
+                )
+            })
             .collect(),
         checks: whole
             .checks
             .iter()
-            .map(|(&id, c)| Check { check: names(&facts.plan.checks, id), passed: c.passed, failed: c.failed })
+            .map(|(&id, c)| Check {
+                check: names(&facts.plan.checks, id),
+                passed: c.passed,
+                failed: c.failed,
+            })
             .collect(),
         thresholds,
-        resources: Resources { workers: facts.workers.iter().map(worker_resources).collect(), hosts: Vec::new() },
+        resources: Resources {
+            workers: facts.workers.iter().map(worker_resources).collect(),
+            hosts: Vec::new(),
+        },
         timeline: timeline(facts),
         ..Report::default()
     }
@@ -168,7 +193,8 @@ fn name_of(list: &[String], id: u32) -> String {
 /// How long a phase offered load: its planned length, or up to where it was broken off.
 fn length_of(facts: &Facts<'_>, number: usize, span: PhaseFacts) -> Duration {
     let planned = facts.plan.phases.get(number).map(loadgrid_common::plan::Phase::length).unwrap_or_default();
-    span.zero.map_or(Duration::ZERO, |zero| planned.min(span.end.unwrap_or(facts.ended_at).saturating_sub(zero)))
+    span.zero
+        .map_or(Duration::ZERO, |zero| planned.min(span.end.unwrap_or(facts.ended_at).saturating_sub(zero)))
 }
 
 /// The figures of a distribution.
@@ -191,7 +217,8 @@ pub fn times(distribution: &Distribution) -> Times {
 
 fn totals(measures: &Measures, iterations: &Iterations, length: Duration) -> Totals {
     let mut totals = Totals { dropped: iterations.dropped, ..Totals::default() };
-    let (mut response, mut service, mut lateness) = (Distribution::default(), Distribution::default(), Distribution::default());
+    let (mut response, mut service, mut lateness) =
+        (Distribution::default(), Distribution::default(), Distribution::default());
     for step in measures.steps.values() {
         totals.exchanges += step.ended();
         totals.ok += step.ok;
@@ -203,7 +230,8 @@ fn totals(measures: &Measures, iterations: &Iterations, length: Duration) -> Tot
     }
     measures.loads.values().for_each(|load| lateness.merge(&load.lateness));
     let seconds = length.as_secs_f64();
-    let per_second = |count: u64| if seconds > 0.0 { (count as f64 / seconds * 1_000.0).round() / 1_000.0 } else { 0.0 };
+    let per_second =
+        |count: u64| if seconds > 0.0 { (count as f64 / seconds * 1_000.0).round() / 1_000.0 } else { 0.0 };
     totals.offered_per_s = per_second(iterations.started + iterations.dropped);
     totals.achieved_per_s = per_second(iterations.ok + iterations.failed);
     totals.exchanges_per_s = per_second(totals.exchanges);
@@ -243,7 +271,11 @@ fn ranking(facts: &Facts<'_>, whole: &Measures) -> Vec<Rank> {
             let summary = stats.response.summary()?;
             Some(Rank {
                 step: name_of(&facts.plan.steps, id),
-                share_of_time: if all > 0 { (stats.response.sum as f64 / all as f64 * 1e4).round() / 1e4 } else { 0.0 },
+                share_of_time: if all > 0 {
+                    (stats.response.sum as f64 / all as f64 * 1e4).round() / 1e4
+                } else {
+                    0.0
+                },
                 mean_us: summary.mean,
                 exchanges: summary.count,
             })
@@ -274,12 +306,21 @@ fn timeline(facts: &Facts<'_>) -> Vec<Window> {
             Window {
                 from_us: micros(window.from),
                 to_us: micros(window.to),
-                phase: facts.plan.phases.get(window.phase as usize).map(|phase| phase.name.clone()).unwrap_or_default(),
+                phase: facts
+                    .plan
+                    .phases
+                    .get(window.phase as usize)
+                    .map(|phase| phase.name.clone())
+                    .unwrap_or_default(),
                 users: window.users,
                 exchanges: window.exchanges,
                 failed: window.failed,
                 dropped: window.dropped,
-                rate_per_s: if seconds > 0.0 { (window.exchanges as f64 / seconds * 10.0).round() / 10.0 } else { 0.0 },
+                rate_per_s: if seconds > 0.0 {
+                    (window.exchanges as f64 / seconds * 10.0).round() / 10.0
+                } else {
+                    0.0
+                },
                 p50_us: q(0.5),
                 p95_us: q(0.95),
                 p99_us: q(0.99),

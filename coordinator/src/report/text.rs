@@ -71,9 +71,15 @@ fn headline(out: &mut String, report: &Report, style: Style) -> std::fmt::Result
         Outcome::Aborted => ("ABORTED", YELLOW),
     };
     let run = &report.run;
-    let workers = if run.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", run.workers) };
+    let workers = workers(run.workers);
     let length = show_duration(round(Duration::from_micros(run.duration_us)));
-    writeln!(out, "{}  {} against {} · {length} · {workers}", style.paint(colour, word), clean(&run.scenario), clean(&run.target))?;
+    writeln!(
+        out,
+        "{}  {} against {} · {length} · {workers}",
+        style.paint(colour, word),
+        clean(&run.scenario),
+        clean(&run.target)
+    )?;
     for reason in &verdict.reasons {
         writeln!(out, "  {}", clean(reason))?;
     }
@@ -85,8 +91,16 @@ fn headline(out: &mut String, report: &Report, style: Style) -> std::fmt::Result
     Ok(())
 }
 
+fn workers(count: u32) -> String {
+    if count == 1 { "1 worker".to_owned() } else { format!("{count} workers") }
+}
+
 fn round(duration: Duration) -> Duration {
-    if duration > Duration::from_secs(10) { Duration::from_millis(duration.as_millis() as u64 / 100 * 100) } else { duration }
+    if duration > Duration::from_secs(10) {
+        Duration::from_millis(duration.as_millis() as u64 / 100 * 100)
+    } else {
+        duration
+    }
 }
 
 fn thresholds(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
@@ -189,7 +203,11 @@ fn totals(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
     let planned = iterations.planned.map_or_else(String::new, |planned| format!("{planned} planned, "));
     write!(out, "  {planned}{} iterations started ({})", iterations.started, rate(totals.offered_per_s))?;
     if iterations.dropped > 0 {
-        write!(out, ", {}", style.paint(YELLOW, &format!("{} dropped: no virtual user was free", iterations.dropped)))?;
+        write!(
+            out,
+            ", {}",
+            style.paint(YELLOW, &format!("{} dropped: no virtual user was free", iterations.dropped))
+        )?;
     }
     if iterations.never_started > 0 {
         write!(out, ", {} never started", iterations.never_started)?;
@@ -199,7 +217,8 @@ fn totals(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
     }
     writeln!(out, "\n  {} sent, {} received", bytes(totals.bytes_sent), bytes(totals.bytes_received))?;
     let mut table = table(&["", "p50", "p90", "p95", "p99", "p99.9", "max", "mean"]);
-    for (name, figures) in [("response time", &totals.response_time), ("service time", &totals.service_time)] {
+    for (name, figures) in [("response time", &totals.response_time), ("service time", &totals.service_time)]
+    {
         let mut cells = times(figures);
         if name == "response time" {
             cells = with_drops(cells, totals, iterations);
@@ -220,16 +239,28 @@ fn steps(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
             continue;
         }
         title(out, style, &format!("{heading}  (response time)"))?;
-        let mut table = table(&["step", "count", "rate", "failed", "p50", "p90", "p95", "p99", "p99.9", "max"]);
+        let mut table =
+            table(&["step", "count", "rate", "failed", "p50", "p90", "p95", "p99", "p99.9", "max"]);
         let seconds = phase.duration_us as f64 / 1e6;
-        let per_second = |count: u64| if seconds > 0.0 { rate(count as f64 / seconds) } else { "-".to_owned() };
+        let per_second =
+            |count: u64| if seconds > 0.0 { rate(count as f64 / seconds) } else { "-".to_owned() };
         for step in &phase.steps {
-            let head = [short(&clean(&step.step), 44), step.exchanges.to_string(), per_second(step.exchanges), percent(step.failed, step.exchanges)];
+            let head = [
+                short(&clean(&step.step), 44),
+                step.exchanges.to_string(),
+                per_second(step.exchanges),
+                percent(step.failed, step.exchanges),
+            ];
             table.add_row(head.into_iter().chain(times(&step.response_time)).collect::<Vec<_>>());
         }
         if phase.steps.len() > 1 || phase.iterations.dropped > 0 {
             let totals = &phase.totals;
-            let head = ["all".to_owned(), totals.exchanges.to_string(), rate(totals.exchanges_per_s), percent(totals.failed, totals.exchanges)];
+            let head = [
+                "all".to_owned(),
+                totals.exchanges.to_string(),
+                rate(totals.exchanges_per_s),
+                percent(totals.failed, totals.exchanges),
+            ];
             let cells = with_drops(times(&totals.response_time), totals, &phase.iterations);
             table.add_row(head.into_iter().chain(cells).collect::<Vec<_>>());
         }
@@ -253,7 +284,12 @@ fn ranking(out: &mut String, report: &Report, style: Style) -> std::fmt::Result 
     title(out, style, "Where users waited")?;
     for rank in report.ranking.iter().take(5) {
         let mean = show_duration(Duration::from_micros(rank.mean_us));
-        writeln!(out, "  {:>5.1}%  {}  (mean {mean})", rank.share_of_time * 100.0, short(&clean(&rank.step), 60))?;
+        writeln!(
+            out,
+            "  {:>5.1}%  {}  (mean {mean})",
+            rank.share_of_time * 100.0,
+            short(&clean(&rank.step), 60)
+        )?;
     }
     Ok(())
 }
@@ -287,8 +323,14 @@ fn statuses_and_errors(out: &mut String, report: &Report, style: Style) -> std::
     let mut errors = Vec::<(&str, &str, u64, bool)>::new();
     for step in report.phases.iter().flat_map(|phase| &phase.steps) {
         step.status_codes.iter().for_each(|(status, count)| *statuses.entry(status).or_default() += count);
-        errors.extend(step.errors.iter().map(|(kind, &count)| (kind.as_str(), step.step.as_str(), count, false)));
-        errors.extend(step.generator_errors.iter().map(|(kind, &count)| (kind.as_str(), step.step.as_str(), count, true)));
+        errors.extend(
+            step.errors.iter().map(|(kind, &count)| (kind.as_str(), step.step.as_str(), count, false)),
+        );
+        errors.extend(
+            step.generator_errors
+                .iter()
+                .map(|(kind, &count)| (kind.as_str(), step.step.as_str(), count, true)),
+        );
     }
     if !statuses.is_empty() {
         title(out, style, "Status codes")?;
@@ -312,7 +354,13 @@ fn statuses_and_errors(out: &mut String, report: &Report, style: Style) -> std::
         title(out, style, "Checks")?;
         for check in failed.iter().take(20) {
             let all = check.passed + check.failed;
-            writeln!(out, "  {} {}  failed {} of {all}", style.paint(RED, "✗"), short(&clean(&check.check), 70), check.failed)?;
+            writeln!(
+                out,
+                "  {} {}  failed {} of {all}",
+                style.paint(RED, "✗"),
+                short(&clean(&check.check), 70),
+                check.failed
+            )?;
         }
         if passed > 0 {
             writeln!(out, "  {} {passed} always passed", style.paint(GREEN, "✓"))?;
@@ -326,11 +374,23 @@ fn resources(out: &mut String, report: &Report, style: Style) -> std::fmt::Resul
         return Ok(());
     }
     title(out, style, "Workers")?;
-    let mut table = table(&["worker", "threads", "iterations", "exchanges", "cpu mean", "cpu max", "memory", "descriptors"]);
+    let mut table = table(&[
+        "worker",
+        "threads",
+        "iterations",
+        "exchanges",
+        "cpu mean",
+        "cpu max",
+        "memory",
+        "descriptors",
+    ]);
     for worker in &report.ledger.workers {
         let used = report.resources.workers.iter().find(|used| used.worker == worker.worker);
-        let cell = |show: &dyn Fn(&super::model::WorkerResources) -> String| used.map_or_else(|| "-".to_owned(), show);
-        let name = if worker.lost { format!("{} (lost)", clean(&worker.worker)) } else { clean(&worker.worker) };
+        let cell = |show: &dyn Fn(&super::model::WorkerResources) -> String| {
+            used.map_or_else(|| "-".to_owned(), show)
+        };
+        let name =
+            if worker.lost { format!("{} (lost)", clean(&worker.worker)) } else { clean(&worker.worker) };
         table.add_row(vec![
             name,
             cell(&|used| used.threads.to_string()),
@@ -354,18 +414,31 @@ fn trust(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
         ValidityStatus::Invalid => ("invalid", RED),
     };
     let ledger = &report.ledger;
-    let closes = if ledger.closes { style.paint(GREEN, "closes") } else { style.paint(RED, "does not close") };
+    let closes =
+        if ledger.closes { style.paint(GREEN, "closes") } else { style.paint(RED, "does not close") };
     writeln!(out, "  result {}, ledger {closes}", style.paint(colour, word))?;
     for gap in &ledger.gaps {
         writeln!(out, "  {}", clean(gap))?;
     }
     let i = &ledger.iterations;
     if let Some(planned) = i.planned {
-        writeln!(out, "  iterations  {planned} planned = {} started + {} dropped + {} never started", i.started, i.dropped, i.never_started)?;
+        writeln!(
+            out,
+            "  iterations  {planned} planned = {} started + {} dropped + {} never started",
+            i.started, i.dropped, i.never_started
+        )?;
     }
-    writeln!(out, "  iterations  {} started = {} ok + {} failed + {} unknown", i.started, i.ok, i.failed, i.unknown)?;
+    writeln!(
+        out,
+        "  iterations  {} started = {} ok + {} failed + {} unknown",
+        i.started, i.ok, i.failed, i.unknown
+    )?;
     let e = &ledger.exchanges;
-    writeln!(out, "  exchanges   {} sent = {} ok + {} failed + {} unknown", e.sent, e.ok, e.failed, e.unknown)?;
+    writeln!(
+        out,
+        "  exchanges   {} sent = {} ok + {} failed + {} unknown",
+        e.sent, e.ok, e.failed, e.unknown
+    )?;
     let late = &report.totals.lateness;
     if i.planned.is_some() && late.count > 0 {
         writeln!(
@@ -376,11 +449,11 @@ fn trust(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
             time(late.max_us, late.count, 1)
         )?;
     }
+    let workers = workers(report.run.workers);
     writeln!(
         out,
-        "  start       skew {} over {} workers, clocks known to ± {}; seed {}; run {}",
+        "  start       skew {} over {workers}, clocks known to ± {}; seed {}; run {}",
         show_duration(Duration::from_micros(report.run.start_skew_us)),
-        report.run.workers,
         show_duration(Duration::from_micros(report.run.clock_uncertainty_us)),
         report.run.seed,
         clean(&report.run.id)

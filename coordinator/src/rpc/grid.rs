@@ -32,7 +32,10 @@ static SESSIONS: AtomicU64 = AtomicU64::new(1);
 impl Grid for GridService {
     type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::FromCoordinator, Status>> + Send>>;
 
-    async fn session(&self, request: Request<Streaming<pb::FromWorker>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<pb::FromWorker>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let mut words = request.into_inner();
         let first = tokio::time::timeout(HELLO_LIMIT, words.message()).await;
         let hello = match first {
@@ -61,7 +64,8 @@ impl Grid for GridService {
                     word = words.message() => word,
                 };
                 let Ok(Some(pb::FromWorker { message: Some(word) })) = word else { break };
-                let said = Message::Said { worker: worker.clone(), incarnation, session, word: Box::new(word) };
+                let said =
+                    Message::Said { worker: worker.clone(), incarnation, session, word: Box::new(word) };
                 if hub.tell(said).await.is_err() {
                     break;
                 }

@@ -28,7 +28,7 @@ fn closing(_: Gone) -> Status {
     Status::unavailable("the coordinator is shutting down")
 }
 
-fn store_failed(error: StoreError) -> Status {
+fn store_failed(error: &StoreError) -> Status {
     tracing::error!(%error, "the store failed");
     Status::internal(error.to_string())
 }
@@ -37,7 +37,10 @@ fn store_failed(error: StoreError) -> Status {
 impl Runs for RunsService {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::RunUpdate, Status>> + Send>>;
 
-    async fn submit(&self, request: Request<Streaming<pb::SubmitPart>>) -> Result<Response<pb::Submitted>, Status> {
+    async fn submit(
+        &self,
+        request: Request<Streaming<pb::SubmitPart>>,
+    ) -> Result<Response<pb::Submitted>, Status> {
         let mut parts = request.into_inner();
         let mut header = None;
         let mut bytes = Vec::new();
@@ -56,7 +59,8 @@ impl Runs for RunsService {
             }
         }
         let header = header.ok_or_else(|| Status::invalid_argument("a submission begins with its header"))?;
-        let bundle = plan::Bundle::decode(bytes.as_slice()).map_err(|_| Status::invalid_argument("the bundle cannot be read"))?;
+        let bundle = plan::Bundle::decode(bytes.as_slice())
+            .map_err(|_| Status::invalid_argument("the bundle cannot be read"))?;
         let wait = (header.wait_ns > 0).then(|| Duration::from_nanos(header.wait_ns));
         let submission = Submission { bundle, expect_workers: header.expect_workers, wait };
         match self.hub.submit(submission).await {
@@ -76,7 +80,7 @@ impl Runs for RunsService {
         let views = self.hub.views();
         let is_newest = views.borrow().as_ref().is_some_and(|view| view.run.as_str().starts_with(&wanted));
         if !is_newest {
-            let runs = self.hub.store().list().await.map_err(store_failed)?;
+            let runs = self.hub.store().list().await.map_err(|error| store_failed(&error))?;
             let run = runs.into_iter().find(|run| run.run.as_str().starts_with(&wanted));
             let run = run.ok_or_else(|| Status::not_found(format!("there is no run `{wanted}`")))?;
             let update = pb::RunUpdate {
@@ -84,7 +88,11 @@ impl Runs for RunsService {
                 scenario: run.scenario,
                 state: pb::RunState::Ended.into(),
                 exit_code: run.exit_code.unwrap_or(111).into(),
-                note: if run.exit_code.is_none() { "the coordinator stopped while it was live".to_owned() } else { String::new() },
+                note: if run.exit_code.is_none() {
+                    "the coordinator stopped while it was live".to_owned()
+                } else {
+                    String::new()
+                },
                 ..Default::default()
             };
             return Ok(Response::new(Box::pin(tokio_stream::once(Ok(update)))));
@@ -103,7 +111,7 @@ impl Runs for RunsService {
     }
 
     async fn list(&self, _: Request<pb::ListRequest>) -> Result<Response<pb::RunList>, Status> {
-        let runs = self.hub.store().list().await.map_err(store_failed)?;
+        let runs = self.hub.store().list().await.map_err(|error| store_failed(&error))?;
         let runs = runs.into_iter().map(|run| pb::RunSummary {
             run: run.run.to_string(),
             scenario: run.scenario,
@@ -117,13 +125,22 @@ impl Runs for RunsService {
 
     async fn stop(&self, request: Request<pb::StopRequest>) -> Result<Response<pb::StopReply>, Status> {
         let request = request.into_inner();
-        let was_live = self.hub.stop(RunId::from(request.run), request.interrupted, request.abort).await.map_err(closing)?;
+        let was_live = self
+            .hub
+            .stop(RunId::from(request.run), request.interrupted, request.abort)
+            .await
+            .map_err(closing)?;
         Ok(Response::new(pb::StopReply { was_live }))
     }
 
     async fn report(&self, request: Request<pb::ReportRequest>) -> Result<Response<pb::ReportReply>, Status> {
         let wanted = request.into_inner().run;
-        let report = self.hub.store().report(RunId::from(wanted.as_str())).await.map_err(store_failed)?;
+        let report = self
+            .hub
+            .store()
+            .report(RunId::from(wanted.as_str()))
+            .await
+            .map_err(|error| store_failed(&error))?;
         match report {
             Some(json) => Ok(Response::new(pb::ReportReply { json })),
             None => Err(Status::not_found(format!("there is no report of a run `{wanted}` (yet)"))),

@@ -58,21 +58,22 @@ pub struct InProcess {
 }
 
 /// Makes a way to connect inside one process: no port, so nobody else can.
-#[must_use]
 pub fn in_process() -> (InProcess, impl Fn() -> Channel + Clone + Send + Sync + 'static) {
     let (sender, connections) = mpsc::channel(CONNECTIONS);
     let dial = move || {
         let sender = sender.clone();
         // The name is never looked up; the connector below is asked instead.
-        Endpoint::from_static("http://in-process").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-            let sender = sender.clone();
-            async move {
-                let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-                let closed = |_| std::io::Error::other("the coordinator is gone");
-                sender.send(Ok(theirs)).await.map_err(closed)?;
-                Ok::<_, std::io::Error>(TokioIo::new(ours))
-            }
-        }))
+        Endpoint::from_static("http://in-process").connect_with_connector_lazy(tower::service_fn(
+            move |_: Uri| {
+                let sender = sender.clone();
+                async move {
+                    let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+                    let closed = |_| std::io::Error::other("the coordinator is gone");
+                    sender.send(Ok(theirs)).await.map_err(closed)?;
+                    Ok::<_, std::io::Error>(TokioIo::new(ours))
+                }
+            },
+        ))
     };
     (InProcess { connections }, dial)
 }
@@ -81,10 +82,16 @@ pub fn in_process() -> (InProcess, impl Fn() -> Channel + Clone + Send + Sync + 
 ///
 /// # Errors
 /// Where the server fails.
-pub async fn serve_in_process(hub: Hub, incoming: InProcess, stop: CancellationToken) -> Result<(), ServeError> {
+pub async fn serve_in_process(
+    hub: Hub,
+    incoming: InProcess,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
     let tasks = TaskTracker::new();
     let serving = router(hub, tasks.clone(), stop.clone());
-    serving.serve_with_incoming_shutdown(ReceiverStream::new(incoming.connections), stop.cancelled_owned()).await?;
+    serving
+        .serve_with_incoming_shutdown(ReceiverStream::new(incoming.connections), stop.cancelled_owned())
+        .await?;
     tasks.close();
     tasks.wait().await;
     Ok(())

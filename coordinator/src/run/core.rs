@@ -249,7 +249,14 @@ impl RunCore {
     #[must_use]
     pub fn new(now: Moment, config: RunConfig) -> Self {
         let until = now + config.wait;
-        Self { config, state: State::Waiting { until }, workers: BTreeMap::new(), epoch: 0, shares: Vec::new(), run_zero: None }
+        Self {
+            config,
+            state: State::Waiting { until },
+            workers: BTreeMap::new(),
+            epoch: 0,
+            shares: Vec::new(),
+            run_zero: None,
+        }
     }
 
     /// Where the run is.
@@ -309,7 +316,11 @@ impl RunCore {
     #[must_use]
     pub fn deadline(&self, now: Moment) -> Option<Moment> {
         let limit = match self.state {
-            State::Waiting { until } | State::Arming { until } | State::Opening { until, .. } | State::InPhase { until, .. } | State::Draining { until, .. } => until,
+            State::Waiting { until }
+            | State::Arming { until }
+            | State::Opening { until, .. }
+            | State::InPhase { until, .. }
+            | State::Draining { until, .. } => until,
             State::Ended => return None,
         };
         Some(limit.min(now + REPEAT))
@@ -323,8 +334,12 @@ impl RunCore {
         }
         match event {
             RunEvent::Present { worker, incarnation, threads } => self.present(worker, incarnation, threads),
-            RunEvent::Progress { worker, incarnation, progress } => self.progressed(&worker, incarnation, *progress),
-            RunEvent::Lost { worker, incarnation, lease_end } => self.lost(now, worker, incarnation, lease_end, &mut out),
+            RunEvent::Progress { worker, incarnation, progress } => {
+                self.progressed(&worker, incarnation, *progress)
+            }
+            RunEvent::Lost { worker, incarnation, lease_end } => {
+                self.lost(now, worker, incarnation, lease_end, &mut out)
+            }
             RunEvent::Sealed { worker } => {
                 if let Some(worker) = self.workers.get_mut(&worker) {
                     worker.sealed = true;
@@ -347,30 +362,66 @@ impl RunCore {
     fn present(&mut self, id: WorkerId, incarnation: Incarnation, threads: NonZeroU32) {
         // Workers that come after the shares were dealt are not part of this run.
         if matches!(self.state, State::Waiting { .. }) {
-            let fresh = Worker { incarnation, threads, progress: pb::Progress::default(), live: true, sealed: false, back: false, ordered: None };
+            let fresh = Worker {
+                incarnation,
+                threads,
+                progress: pb::Progress::default(),
+                live: true,
+                sealed: false,
+                back: false,
+                ordered: None,
+            };
             let worker = self.workers.entry(id).or_insert(fresh);
             if worker.incarnation != incarnation {
                 worker.incarnation = incarnation;
                 worker.progress = pb::Progress::default();
             }
             worker.live = true;
-        } else if let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.incarnation == incarnation) {
+        } else if let Some(worker) =
+            self.workers.get_mut(&id).filter(|worker| worker.incarnation == incarnation)
+        {
             worker.back = !worker.live;
         }
     }
 
     fn progressed(&mut self, id: &WorkerId, incarnation: Incarnation, progress: pb::Progress) {
-        let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.incarnation == incarnation) else { return };
+        let Some(worker) = self.workers.get_mut(id).filter(|worker| worker.incarnation == incarnation) else {
+            return;
+        };
         // Beats may overtake each other; a run's progress only grows, so the further one is the newer one.
-        let rank = |p: &pb::Progress| (p.sealed, p.draining, p.ended, p.started, p.committed_epoch, p.prepared_epoch, p.armed, p.missing_data.is_empty(), p.missing_offset);
+        let rank = |p: &pb::Progress| {
+            (
+                p.sealed,
+                p.draining,
+                p.ended,
+                p.started,
+                p.committed_epoch,
+                p.prepared_epoch,
+                p.armed,
+                p.missing_data.is_empty(),
+                p.missing_offset,
+            )
+        };
         let of_this_run = progress.run == self.config.run;
-        if of_this_run && rank(&progress) >= rank(&worker.progress) || worker.progress.run != self.config.run {
+        if of_this_run && rank(&progress) >= rank(&worker.progress) || worker.progress.run != self.config.run
+        {
             worker.progress = progress;
         }
     }
 
-    fn lost(&mut self, now: Moment, id: WorkerId, incarnation: Incarnation, lease_end: Moment, out: &mut Vec<RunEffect>) {
-        let Some(worker) = self.workers.get_mut(&id).filter(|worker| worker.incarnation == incarnation && worker.live) else { return };
+    fn lost(
+        &mut self,
+        now: Moment,
+        id: WorkerId,
+        incarnation: Incarnation,
+        lease_end: Moment,
+        out: &mut Vec<RunEffect>,
+    ) {
+        let Some(worker) =
+            self.workers.get_mut(&id).filter(|worker| worker.incarnation == incarnation && worker.live)
+        else {
+            return;
+        };
         worker.live = false;
         match self.state {
             // Nothing has begun: the run goes on as if the worker had never been there.
@@ -390,7 +441,9 @@ impl RunCore {
 
     fn stop(&mut self, now: Moment, reason: EndReason, abort: bool) {
         let graceful = match &self.state {
-            State::InPhase { phase, .. } => self.config.phases.get(*phase as usize).map_or(Duration::ZERO, |phase| phase.1),
+            State::InPhase { phase, .. } => {
+                self.config.phases.get(*phase as usize).map_or(Duration::ZERO, |phase| phase.1)
+            }
             _ => Duration::ZERO,
         };
         match &mut self.state {
@@ -437,7 +490,10 @@ impl RunCore {
                     self.stop(now, reason, true);
                     return true;
                 }
-                if self.live().all(|(_, worker)| worker.progress.armed && worker.progress.run == self.config.run) {
+                if self
+                    .live()
+                    .all(|(_, worker)| worker.progress.armed && worker.progress.run == self.config.run)
+                {
                     return self.open_if_clocks_allow(now, until);
                 }
                 self.give_up_after(now, until, "preparing the workers")
@@ -469,7 +525,11 @@ impl RunCore {
                     if (phase as usize) + 1 < self.config.phases.len() {
                         self.begin_phase(now, phase + 1, out);
                     } else {
-                        self.state = State::Draining { reason: EndReason::Completed, until: now + SEAL_LIMIT, aborting: false };
+                        self.state = State::Draining {
+                            reason: EndReason::Completed,
+                            until: now + SEAL_LIMIT,
+                            aborting: false,
+                        };
                     }
                     return true;
                 }
@@ -477,7 +537,10 @@ impl RunCore {
             }
             State::Draining { until, aborting, reason } => {
                 let (until, aborting, reason) = (*until, *aborting, reason.clone());
-                let holding = self.workers.values().filter(|worker| worker.live && worker.progress.run == self.config.run);
+                let holding = self
+                    .workers
+                    .values()
+                    .filter(|worker| worker.live && worker.progress.run == self.config.run);
                 let mut holding = holding.filter(|worker| !worker.sealed).peekable();
                 if holding.peek().is_none() {
                     self.end(reason, out);
@@ -498,9 +561,14 @@ impl RunCore {
 
     /// Why a run that has not begun cannot begin.
     fn cannot_begin(&self, present: usize) -> Option<EndReason> {
-        let refused = self.live().find(|(_, worker)| !worker.progress.refused.is_empty() && worker.progress.run == self.config.run);
+        let refused = self.live().find(|(_, worker)| {
+            !worker.progress.refused.is_empty() && worker.progress.run == self.config.run
+        });
         if let Some((worker, refused)) = refused {
-            return Some(EndReason::Refused { worker: worker.clone(), reason: refused.progress.refused.clone() });
+            return Some(EndReason::Refused {
+                worker: worker.clone(),
+                reason: refused.progress.refused.clone(),
+            });
         }
         (present < self.needed()).then(|| EndReason::NotEnoughWorkers { present, needed: self.needed() })
     }
@@ -511,7 +579,11 @@ impl RunCore {
             skew => skew,
         };
         let worst = self.live().max_by_key(|(_, worker)| worker.progress.clock_uncertainty_ns);
-        let Some((worst, uncertainty_ns)) = worst.map(|(id, worker)| (id.clone(), worker.progress.clock_uncertainty_ns)) else { return false };
+        let Some((worst, uncertainty_ns)) =
+            worst.map(|(id, worker)| (id.clone(), worker.progress.clock_uncertainty_ns))
+        else {
+            return false;
+        };
         if uncertainty_ns < allowed {
             self.open_epoch(now);
             return true;
@@ -528,7 +600,11 @@ impl RunCore {
         let threads: Vec<NonZeroU32> = self.live().map(|(_, worker)| worker.threads).collect();
         let equal = self.config.grid.weights == i32::from(loadgrid_common::plan::Weights::Equal);
         let weights = weights_for(&threads, equal);
-        self.shares = self.live().zip(weights).map(|((id, worker), weight)| (id.clone(), worker.incarnation, weight)).collect();
+        self.shares = self
+            .live()
+            .zip(weights)
+            .map(|((id, worker), weight)| (id.clone(), worker.incarnation, weight))
+            .collect();
         self.epoch += 1;
         self.state = State::Opening { epoch: self.epoch, until: now + OPENING_LIMIT };
     }
@@ -566,9 +642,12 @@ impl RunCore {
     fn send_orders(&mut self, now: Moment, out: &mut Vec<RunEffect>) {
         let ids: Vec<WorkerId> = self.workers.keys().cloned().collect();
         for id in ids {
-            let Some((kind, order)) = self.workers.get(&id).and_then(|worker| self.order_for(worker)) else { continue };
+            let Some((kind, order)) = self.workers.get(&id).and_then(|worker| self.order_for(worker)) else {
+                continue;
+            };
             let Some(worker) = self.workers.get_mut(&id) else { continue };
-            let recently = matches!(worker.ordered, Some((last, at)) if last == kind && now.since(at) < REPEAT);
+            let recently =
+                matches!(worker.ordered, Some((last, at)) if last == kind && now.since(at) < REPEAT);
             if recently {
                 continue;
             }
@@ -591,7 +670,9 @@ impl RunCore {
         }
         match &self.state {
             State::Waiting { .. } | State::Ended => None,
-            State::Arming { .. } | State::Opening { .. } if !holds => Some((1, Order::Prepare(self.config.prepare.clone()))),
+            State::Arming { .. } | State::Opening { .. } if !holds => {
+                Some((1, Order::Prepare(self.config.prepare.clone())))
+            }
             State::Arming { .. } | State::Opening { .. } if !progress.missing_data.is_empty() => {
                 // Data goes on as fast as the worker says that it has come, so the offset tells orders apart.
                 let chunk = self.chunk(&progress.missing_data, progress.missing_offset);
@@ -632,7 +713,10 @@ impl RunCore {
                 incarnation: incarnation.0,
                 weight: *weight,
             });
-            return Some((7 | u64::from(number) << 8, Order::Epoch(pb::Epoch { run, number, shares: shares.collect(), loads: Vec::new() })));
+            return Some((
+                7 | u64::from(number) << 8,
+                Order::Epoch(pb::Epoch { run, number, shares: shares.collect(), loads: Vec::new() }),
+            ));
         }
         // Nobody commits before all are prepared.
         let all_prepared = self.live().all(|(_, worker)| worker.progress.prepared_epoch >= number);

@@ -2,4 +2,4 @@
 
 pub mod core;
 
-pub use self::core::{EndReason, LostWorker, PhaseSpan, RunConfig, RunCore, RunEvent, RunEffect, Stage};
+pub use self::core::{EndReason, LostWorker, PhaseSpan, RunConfig, RunCore, RunEffect, RunEvent, Stage};

@@ -40,8 +40,13 @@ impl Constants {
         }
         for (name, _) in overrides {
             if vars.get(name).is_none() {
-                let hint = suggest(name, vars.names()).unwrap_or_else(|| "the scenario declares no vars".to_owned());
-                sink.add_with_hint(Span::default(), format!("--var {name}: the scenario has no such var"), hint);
+                let hint =
+                    suggest(name, vars.names()).unwrap_or_else(|| "the scenario declares no vars".to_owned());
+                sink.add_with_hint(
+                    Span::default(),
+                    format!("--var {name}: the scenario has no such var"),
+                    hint,
+                );
             }
         }
         constants
@@ -60,8 +65,12 @@ impl Constants {
     /// What plans carry of the constants, for expressions that also name variables.
     pub(super) fn to_json(&self) -> String {
         let used = self.used_env.borrow();
-        let env: Map<String, Json> =
-            self.env.iter().filter(|(name, _)| used.contains(*name)).map(|(k, v)| (k.clone(), v.clone().into())).collect();
+        let env: Map<String, Json> = self
+            .env
+            .iter()
+            .filter(|(name, _)| used.contains(*name))
+            .map(|(k, v)| (k.clone(), v.clone().into()))
+            .collect();
         serde_json::json!({ "vars": self.vars, "env": env }).to_string()
     }
 
@@ -69,7 +78,9 @@ impl Constants {
     fn value(&self, name: &str) -> Option<Value> {
         match name {
             "vars" => Some(from_json(&Json::Object(self.vars.clone()))),
-            "env" => Some(Value::from_pairs(self.env.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))))),
+            "env" => {
+                Some(Value::from_pairs(self.env.iter().map(|(k, v)| (k.clone(), Value::from(v.clone())))))
+            }
             "target" => self.target.clone().map(Value::from),
             _ => None,
         }
@@ -80,7 +91,8 @@ impl Constants {
         let mut good = true;
         for name in members(text, "vars") {
             if !self.vars.contains_key(name) {
-                let hint = suggest(name, self.vars.keys().map(String::as_str)).unwrap_or_else(|| "declare it under `vars`".to_owned());
+                let hint = suggest(name, self.vars.keys().map(String::as_str))
+                    .unwrap_or_else(|| "declare it under `vars`".to_owned());
                 sink.add_with_hint(span, format!("there is no var `{name}`"), hint);
                 good = false;
             }
@@ -88,7 +100,9 @@ impl Constants {
         for name in members(text, "env") {
             self.used_env.borrow_mut().insert(name.to_owned());
             if !self.env.contains_key(name) && !text.contains("default(") && !text.contains("is defined") {
-                let hint = format!("set it, pass `-e {name}=…`, or give a default: ${{env.{name} | default(\"…\")}}");
+                let hint = format!(
+                    "set it, pass `-e {name}=…`, or give a default: ${{env.{name} | default(\"…\")}}"
+                );
                 sink.add_with_hint(span, format!("the environment has no variable `{name}`"), hint);
                 good = false;
             }
@@ -163,7 +177,11 @@ impl Constants {
         match U::parse(&text) {
             Ok(value) => Some(value),
             Err(message) => {
-                let message = if quantity.text.value.contains("${") { format!("{message} (from `{}`)", quantity.text.value) } else { message };
+                let message = if quantity.text.value.contains("${") {
+                    format!("{message} (from `{}`)", quantity.text.value)
+                } else {
+                    message
+                };
                 sink.add(quantity.text.span, message);
                 None
             }
@@ -179,9 +197,12 @@ impl Constants {
                 serde_json::to_value(&value).ok()
             }
             NodeValue::Scalar { .. } => scalar(node, sink),
-            NodeValue::List(items) => items.iter().map(|item| self.json(item, sink)).collect::<Option<_>>().map(Json::Array),
+            NodeValue::List(items) => {
+                items.iter().map(|item| self.json(item, sink)).collect::<Option<_>>().map(Json::Array)
+            }
             NodeValue::Map(entries) => {
-                let entries = entries.iter().map(|(key, value)| Some((key.text.to_string(), self.json(value, sink)?)));
+                let entries =
+                    entries.iter().map(|(key, value)| Some((key.text.to_string(), self.json(value, sink)?)));
                 entries.collect::<Option<_>>().map(Json::Object)
             }
         }
@@ -197,7 +218,11 @@ pub(super) fn scalar(node: &Node, sink: &mut Sink) -> Option<Json> {
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        sink.add_with_hint(node.span, format!("is `{text}` a number or a text?"), format!("write \"{text}\" for the text, or drop the zeros"));
+        sink.add_with_hint(
+            node.span,
+            format!("is `{text}` a number or a text?"),
+            format!("write \"{text}\" for the text, or drop the zeros"),
+        );
         return None;
     }
     Some(plain_value(text))

@@ -46,7 +46,12 @@ impl Source {
 }
 
 /// Reads the sources; one that cannot be read is left out, and the sink says why.
-pub(super) fn read(data: Option<&Mapped<Data>>, constants: &Constants, resolver: &dyn Resolver, sink: &mut Sink) -> Sources {
+pub(super) fn read(
+    data: Option<&Mapped<Data>>,
+    constants: &Constants,
+    resolver: &dyn Resolver,
+    sink: &mut Sink,
+) -> Sources {
     let mut sources = Sources::default();
     for (name, data) in data.iter().flat_map(|data| &data.0) {
         let text = &name.0;
@@ -61,12 +66,18 @@ pub(super) fn read(data: Option<&Mapped<Data>>, constants: &Constants, resolver:
             Data::Csv(csv) => read_csv(&csv.file, resolver, sink),
             Data::Generate(generate) => {
                 let count = constants.quantity(&generate.rows, sink);
-                let columns: Vec<_> = generate.columns.0.iter().map(|(_, text)| row_template(text, constants, sink)).collect();
+                let columns: Vec<_> =
+                    generate.columns.0.iter().map(|(_, text)| row_template(text, constants, sink)).collect();
                 let names = generate.columns.names().map(str::to_owned).collect();
                 match (count, columns.into_iter().collect::<Option<Vec<_>>>()) {
-                    (Some(count), Some(columns)) if (1..=MOST_ROWS).contains(&count) => Some((names, Rows::Generated { count, columns })),
+                    (Some(count), Some(columns)) if (1..=MOST_ROWS).contains(&count) => {
+                        Some((names, Rows::Generated { count, columns }))
+                    }
                     (Some(count), Some(_)) => {
-                        sink.add(generate.rows.text.span, format!("{count} rows; there may be 1 to 10,000,000"));
+                        sink.add(
+                            generate.rows.text.span,
+                            format!("{count} rows; there may be 1 to 10,000,000"),
+                        );
                         None
                     }
                     _ => None,
@@ -84,7 +95,11 @@ fn read_csv(file: &Text, resolver: &dyn Resolver, sink: &mut Sink) -> Option<(Ve
     let bytes = match resolver.read_file(&file.value) {
         Ok(bytes) => bytes,
         Err(message) => {
-            sink.add_with_hint(file.span, format!("`{}` cannot be read: {message}", file.value), "the path is relative to the scenario file");
+            sink.add_with_hint(
+                file.span,
+                format!("`{}` cannot be read: {message}", file.value),
+                "the path is relative to the scenario file",
+            );
             return None;
         }
     };
@@ -110,7 +125,11 @@ fn read_csv(file: &Text, resolver: &dyn Resolver, sink: &mut Sink) -> Option<(Ve
         }
     }
     if records.is_empty() {
-        sink.add_with_hint(file.span, format!("`{}` has no rows", file.value), "its first line names the columns; rows follow");
+        sink.add_with_hint(
+            file.span,
+            format!("`{}` has no rows", file.value),
+            "its first line names the columns; rows follow",
+        );
         return None;
     }
     Some((columns, Rows::Table(records)))
@@ -138,12 +157,22 @@ fn row_template(text: &Text, constants: &Constants, sink: &mut Sink) -> Option<p
                         return None;
                     }
                 };
-                if let Some(name) = compiled.names().iter().find(|name| *name != "row" && !Constants::is_constant(name)) {
-                    sink.add_with_hint(span, format!("`{name}` is not known here"), "a column is made from `row`, vars and env");
+                if let Some(name) =
+                    compiled.names().iter().find(|name| *name != "row" && !Constants::is_constant(name))
+                {
+                    sink.add_with_hint(
+                        span,
+                        format!("`{name}` is not known here"),
+                        "a column is made from `row`, vars and env",
+                    );
                     return None;
                 }
                 if compiled.draws() {
-                    sink.add_with_hint(span, "random values cannot stand here", "a row must be the same wherever it is made; use `row`");
+                    sink.add_with_hint(
+                        span,
+                        "random values cannot stand here",
+                        "a row must be the same wherever it is made; use `row`",
+                    );
                     return None;
                 }
                 if compiled.names().iter().all(|name| name != "row") {
@@ -158,7 +187,10 @@ fn row_template(text: &Text, constants: &Constants, sink: &mut Sink) -> Option<p
                     } else {
                         plan::hole::Source::Expression(expression)
                     };
-                    plan::part::Part::Hole(plan::Hole { encoding: plan::Encoding::Text.into(), source: Some(source) })
+                    plan::part::Part::Hole(plan::Hole {
+                        encoding: plan::Encoding::Text.into(),
+                        source: Some(source),
+                    })
                 }
             }
         };
@@ -189,7 +221,8 @@ pub(super) fn bind(
             .flatten()
             .filter_map(|source| sources.0.iter().position(|known| known.name == source.value))
             .collect();
-        let rows_left = bound.iter().map(|&source| sources.0[source].count().saturating_sub(taken[source])).min();
+        let rows_left =
+            bound.iter().map(|&source| sources.0[source].count().saturating_sub(taken[source])).min();
         let needed = identities(u32::try_from(index).unwrap_or(u32::MAX), phases, rows_left);
         for source in bound {
             let (offset, rows) = (taken[source], sources.0[source].count());
@@ -197,7 +230,10 @@ pub(super) fn bind(
                 let before = if offset > 0 { format!(" ({offset} are other users')") } else { String::new() };
                 sink.add_with_hint(
                     sources.0[source].span,
-                    format!("`{}` has {rows} rows{before}, but {needed} users of type `{}` need one each", sources.0[source].name, name.0.value),
+                    format!(
+                        "`{}` has {rows} rows{before}, but {needed} users of type `{}` need one each",
+                        sources.0[source].name, name.0.value
+                    ),
                     "add rows, or lower the number of users (`vus`, `max_vus`)",
                 );
             }
@@ -218,7 +254,8 @@ fn identities(user: u32, phases: &mut [plan::Phase], rows: Option<u64>) -> u64 {
     for phase in phases {
         let mut next = 0;
         let shape = phase.clone();
-        let defaults = phase.loads.iter().filter(|load| load.user == user && has_default_users(load)).count() as u64;
+        let defaults =
+            phase.loads.iter().filter(|load| load.user == user && has_default_users(load)).count() as u64;
         let explicit: u64 = phase
             .loads
             .iter()
@@ -260,7 +297,9 @@ impl Sources {
         for source in self.0 {
             let all = used.contains(&(source.name.clone(), String::new()));
             let kept: Vec<usize> = (0..source.columns.len())
-                .filter(|&column| all || used.contains(&(source.name.clone(), source.columns[column].clone())))
+                .filter(|&column| {
+                    all || used.contains(&(source.name.clone(), source.columns[column].clone()))
+                })
                 .collect();
             let columns: Vec<String> = kept.iter().map(|&column| source.columns[column].clone()).collect();
             let rows = source.count();
@@ -277,7 +316,8 @@ impl Sources {
                             continue;
                         }
                     };
-                    let hash: String = Sha256::digest(&csv).iter().map(|byte| format!("{byte:02x}")).collect();
+                    let hash: String =
+                        Sha256::digest(&csv).iter().map(|byte| format!("{byte:02x}")).collect();
                     if !tables.iter().any(|table| table.hash == hash) {
                         tables.push(plan::Table { hash: hash.clone(), csv: csv.into() });
                     }
@@ -290,7 +330,11 @@ impl Sources {
     }
 }
 
-fn write_csv(columns: &[String], kept: &[usize], records: &[csv::StringRecord]) -> Result<Vec<u8>, csv::Error> {
+fn write_csv(
+    columns: &[String],
+    kept: &[usize],
+    records: &[csv::StringRecord],
+) -> Result<Vec<u8>, csv::Error> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     if columns.is_empty() {
         return Ok(Vec::new());

@@ -52,7 +52,11 @@ pub(super) fn check_key(key: &Key, known: &[&'static str], later: &[&'static str
         return;
     }
     if later.contains(&&*key.text) {
-        sink.add_with_hint(key.span, format!("`{}` is not supported yet by this version", key.text), "remove it; the changelog tells when it comes");
+        sink.add_with_hint(
+            key.span,
+            format!("`{}` is not supported yet by this version", key.text),
+            "remove it; the changelog tells when it comes",
+        );
         return;
     }
     let message = format!("unknown key `{}`", key.text);
@@ -74,9 +78,9 @@ macro_rules! mapping {
     ) => {
         $(#[doc = $doc])*
         #[derive(Clone, Debug)]
+        #[allow(dead_code, reason = "a key may be read for its problems only")]
         pub(super) struct $name {
             /// Where it stands.
-            #[allow(dead_code, reason = "not every kind of mapping needs its place again")]
             pub(super) span: Span,
             $($(#[doc = $field_doc])* pub(super) $field: mapping!(@type $need $type),)*
         }
@@ -109,7 +113,7 @@ macro_rules! mapping {
             fn schema(definitions: &mut $crate::scenario::decode::Definitions) -> serde_json::Value {
                 definitions.reference(stringify!($name), |definitions| {
                     let mut properties = serde_json::Map::new();
-                    let mut required: Vec<&str> = Vec::new();
+                    let required: &mut Vec<&str> = &mut Vec::new();
                     $(
                         let mut schema = <$type as $crate::scenario::decode::Decode>::schema(definitions);
                         $crate::scenario::decode::describe(&mut schema, &[$($field_doc),*]);
@@ -245,7 +249,12 @@ macro_rules! verbs {
 pub(super) use verbs;
 
 /// The one entry of a mapping with exactly one verb.
-pub(super) fn one_verb<'a>(node: &'a Node, what: &str, known: &[&str], sink: &mut Sink) -> Option<(&'a Key, &'a Node)> {
+pub(super) fn one_verb<'a>(
+    node: &'a Node,
+    what: &str,
+    known: &[&str],
+    sink: &mut Sink,
+) -> Option<(&'a Key, &'a Node)> {
     let Value::Map(entries) = &node.value else {
         let message = format!("{what} is a mapping with one verb, not {}", node.kind());
         let example = known.first().copied().unwrap_or_default();
@@ -258,7 +267,8 @@ pub(super) fn one_verb<'a>(node: &'a Node, what: &str, known: &[&str], sink: &mu
         return None;
     };
     if let Some((second, _)) = verbs.next() {
-        let message = format!("{what} has exactly one verb; here are `{}` and `{}`", first.0.text, second.text);
+        let message =
+            format!("{what} has exactly one verb; here are `{}` and `{}`", first.0.text, second.text);
         let hint = if known.contains(&&*second.text) {
             format!("begin a new one: `- {}: …`", second.text)
         } else {
@@ -273,7 +283,11 @@ pub(super) fn one_verb<'a>(node: &'a Node, what: &str, known: &[&str], sink: &mu
 /// Tells that a verb is unknown, or comes later.
 pub(super) fn unknown_verb(key: &Key, what: &str, known: &[&str], later: &[&str], sink: &mut Sink) {
     if later.contains(&&*key.text) {
-        sink.add_with_hint(key.span, format!("`{}` is not supported yet by this version", key.text), "remove it; the changelog tells when it comes");
+        sink.add_with_hint(
+            key.span,
+            format!("`{}` is not supported yet by this version", key.text),
+            "remove it; the changelog tells when it comes",
+        );
         return;
     }
     let all = known.iter().chain(later).copied();
@@ -306,8 +320,14 @@ impl Decode for Text {
             Value::Scalar { text, plain } if !node.is_null() => {
                 Some(Self { value: text.to_string(), span: node.span, plain: *plain })
             }
-            Value::Map(entries) if entries.iter().any(|(key, _)| key.text.starts_with('$')) || entries.len() == 1 => {
-                sink.add_with_hint(node.span, "this should be a text, not a mapping", "put a text that begins with `{` or holds `: ` or `${…}` in `{ }` into quotes");
+            Value::Map(entries)
+                if entries.iter().any(|(key, _)| key.text.starts_with('$')) || entries.len() == 1 =>
+            {
+                sink.add_with_hint(
+                    node.span,
+                    "this should be a text, not a mapping",
+                    "put a text that begins with `{` or holds `: ` or `${…}` in `{ }` into quotes",
+                );
                 None
             }
             _ => {
@@ -348,7 +368,11 @@ impl Decode for bool {
             Value::Scalar { text, plain: true } if &**text == "true" => Some(true),
             Value::Scalar { text, plain: true } if &**text == "false" => Some(false),
             _ => {
-                sink.add_with_hint(node.span, format!("this should be true or false, not {}", node.kind()), "write true or false, without quotes");
+                sink.add_with_hint(
+                    node.span,
+                    format!("this should be true or false, not {}", node.kind()),
+                    "write true or false, without quotes",
+                );
                 None
             }
         }
@@ -362,7 +386,11 @@ impl Decode for bool {
 impl<T: Decode> Decode for Vec<T> {
     fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
         let Value::List(items) = &node.value else {
-            let hint = if matches!(node.value, Value::Map(_)) { "begin each item with `- `" } else { "write [ … ] or one item per line, each with `- `" };
+            let hint = if matches!(node.value, Value::Map(_)) {
+                "begin each item with `- `"
+            } else {
+                "write [ … ] or one item per line, each with `- `"
+            };
             sink.add_with_hint(node.span, format!("this should be a list, not {}", node.kind()), hint);
             return None;
         };
@@ -461,9 +489,10 @@ impl<U: Unit> Decode for Quantity<U> {
     }
 
     fn schema(definitions: &mut Definitions) -> Json {
-        definitions.reference(U::NAME, |_| {
-            json!({ "type": ["string", "number"], "pattern": format!("\\$\\{{.*\\}}|{}", U::PATTERN) })
-        })
+        definitions.reference(
+            U::NAME,
+            |_| json!({ "type": ["string", "number"], "pattern": format!("\\$\\{{.*\\}}|{}", U::PATTERN) }),
+        )
     }
 }
 

@@ -1,8 +1,12 @@
 //! The scenario as written: which keys exist, where, and of which kind. Nothing is resolved yet.
 
+#![expect(clippy::allow_attributes, reason = "a macro cannot know which of the fields it declares are read")]
+
 use serde_json::{Value as Json, json};
 
-use super::decode::{Any, Bytes, Count, Decode, Definitions, Duration, Mapped, Name, Quantity, Rate, Text, mapping, verbs};
+use super::decode::{
+    Any, Bytes, Count, Decode, Definitions, Duration, Mapped, Name, Quantity, Rate, Text, mapping, verbs,
+};
 use super::problem::{Sink, Span};
 use super::tree::{Node, Value};
 
@@ -201,8 +205,17 @@ mapping! {
 
 /// What a later version can say in a step.
 const LATER_STEPS: &[&str] = &[
-    "group", "observe", "ws.connect", "ws.send", "ws.request", "ws.subscribe", "ws.publish", "ws.receive", "ws.hold",
-    "ws.reconnect", "ws.close",
+    "group",
+    "observe",
+    "ws.connect",
+    "ws.send",
+    "ws.request",
+    "ws.subscribe",
+    "ws.publish",
+    "ws.receive",
+    "ws.hold",
+    "ws.reconnect",
+    "ws.close",
 ];
 
 verbs! {
@@ -302,11 +315,24 @@ impl Decode for Statuses {
         let one = |node: &Node, sink: &mut Sink| {
             let text = Text::decode(node, sink)?;
             let range = match text.value.strip_suffix("xx") {
-                Some(class) => class.parse::<u16>().ok().filter(|class| (1..=5).contains(class)).map(|c| (c * 100, c * 100 + 99)),
-                None => text.value.parse::<u16>().ok().filter(|status| (100..=599).contains(status)).map(|s| (s, s)),
+                Some(class) => class
+                    .parse::<u16>()
+                    .ok()
+                    .filter(|class| (1..=5).contains(class))
+                    .map(|c| (c * 100, c * 100 + 99)),
+                None => text
+                    .value
+                    .parse::<u16>()
+                    .ok()
+                    .filter(|status| (100..=599).contains(status))
+                    .map(|s| (s, s)),
             };
             if range.is_none() {
-                sink.add_with_hint(text.span, format!("`{}` is not an HTTP status", text.value), "write 200, [200, 304] or 2xx");
+                sink.add_with_hint(
+                    text.span,
+                    format!("`{}` is not an HTTP status", text.value),
+                    "write 200, [200, 304] or 2xx",
+                );
             }
             range
         };
@@ -399,12 +425,20 @@ impl Decode for Capture {
             return Some(Self { from: CaptureFrom::Json(Text::decode(node, sink)?), optional: false });
         }
         let keys = CaptureKeys::decode(node, sink)?;
-        let from = [keys.json.map(CaptureFrom::Json), keys.header.map(CaptureFrom::Header), keys.cookie.map(CaptureFrom::Cookie)];
+        let from = [
+            keys.json.map(CaptureFrom::Json),
+            keys.header.map(CaptureFrom::Header),
+            keys.cookie.map(CaptureFrom::Cookie),
+        ];
         let mut from = from.into_iter().flatten();
         match (from.next(), from.next()) {
             (Some(from), None) => Some(Self { from, optional: keys.optional.unwrap_or(false) }),
             _ => {
-                sink.add_with_hint(node.span, "a capture has exactly one of `json`, `header` and `cookie`", "write for example `token: $.token`");
+                sink.add_with_hint(
+                    node.span,
+                    "a capture has exactly one of `json`, `header` and `cookie`",
+                    "write for example `token: $.token`",
+                );
                 None
             }
         }
@@ -650,9 +684,17 @@ impl Decode for ThresholdText {
     fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
         if let Value::Map(entries) = &node.value {
             if entries.iter().any(|(key, _)| &*key.text == "threshold") {
-                sink.add_with_hint(node.span, "the long form of a threshold is not supported yet by this version", "write it as a text: \"p99(response_time) < 300ms\"");
+                sink.add_with_hint(
+                    node.span,
+                    "the long form of a threshold is not supported yet by this version",
+                    "write it as a text: \"p99(response_time) < 300ms\"",
+                );
             } else {
-                sink.add_with_hint(node.span, "this should be a threshold, not a mapping", "in `[ … ]`, put a threshold with a `,` or `:` in it into quotes");
+                sink.add_with_hint(
+                    node.span,
+                    "this should be a threshold, not a mapping",
+                    "in `[ … ]`, put a threshold with a `,` or `:` in it into quotes",
+                );
             }
             return None;
         }

@@ -58,7 +58,12 @@ pub(super) fn variables(steps: &[Step], flows: &Mapped<Vec<Step>>, depth: usize,
     };
     for step in steps {
         match step {
-            Step::Get(r) | Step::Post(r) | Step::Put(r) | Step::Patch(r) | Step::Delete(r) | Step::Head(r) => {
+            Step::Get(r)
+            | Step::Post(r)
+            | Step::Put(r)
+            | Step::Patch(r)
+            | Step::Delete(r)
+            | Step::Head(r) => {
                 r.capture.iter().flat_map(Mapped::names).for_each(&mut add);
             }
             Step::Set(values) => values.names().for_each(&mut add),
@@ -72,7 +77,9 @@ pub(super) fn variables(steps: &[Step], flows: &Mapped<Vec<Step>>, depth: usize,
                     variables(flow, flows, depth + 1, found);
                 }
             }
-            Step::Choose(branches) => branches.iter().for_each(|branch| variables(&branch.r#do, flows, depth + 1, found)),
+            Step::Choose(branches) => {
+                branches.iter().for_each(|branch| variables(&branch.r#do, flows, depth + 1, found))
+            }
             Step::If(step) => {
                 variables(&step.then, flows, depth + 1, found);
                 variables(step.otherwise.as_deref().unwrap_or_default(), flows, depth + 1, found);
@@ -123,20 +130,25 @@ impl<'a> Flows<'a> {
 
     fn call(&mut self, name: &Text, compiled: &mut Vec<plan::Step>) {
         let Some(flow) = self.flows.get(&name.value) else {
-            let hint = suggest(&name.value, self.flows.names()).unwrap_or_else(|| "declare it under `flows`".to_owned());
+            let hint = suggest(&name.value, self.flows.names())
+                .unwrap_or_else(|| "declare it under `flows`".to_owned());
             self.sink.add_with_hint(name.span, format!("there is no flow `{}`", name.value), hint);
             return;
         };
         if self.calls.contains(&name.value) {
             let path = self.calls.join(" -> ");
-            self.sink.add(name.span, format!("the flow `{}` calls itself: {path} -> {}", name.value, name.value));
+            self.sink
+                .add(name.span, format!("the flow `{}` calls itself: {path} -> {}", name.value, name.value));
             return;
         }
         self.calls.push(name.value.clone());
         let steps = self.steps(flow);
         self.calls.pop();
         if self.expanded > MOST_EXPANDED && self.calls.is_empty() {
-            self.sink.add(name.span, format!("with all calls replaced, this user has more than {MOST_EXPANDED} steps"));
+            self.sink.add(
+                name.span,
+                format!("with all calls replaced, this user has more than {MOST_EXPANDED} steps"),
+            );
         }
         compiled.extend(steps);
     }
@@ -169,7 +181,10 @@ impl<'a> Flows<'a> {
                     .iter()
                     .map(|(name, amount)| {
                         let amount = templates.text(amount, self.sink)?;
-                        Some(plan::CounterStep { counter: intern(&mut self.names.counters, &name.0.value), amount: Some(amount) })
+                        Some(plan::CounterStep {
+                            counter: intern(&mut self.names.counters, &name.0.value),
+                            amount: Some(amount),
+                        })
                     })
                     .collect();
                 Out::Count(plan::Count { counters: read.into_iter().collect::<Option<_>>()? })
@@ -183,7 +198,11 @@ impl<'a> Flows<'a> {
     }
 
     fn slot(&self, name: &str) -> u32 {
-        self.slots.iter().position(|slot| slot == name).and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
+        self.slots
+            .iter()
+            .position(|slot| slot == name)
+            .and_then(|place| u32::try_from(place).ok())
+            .unwrap_or(u32::MAX)
     }
 
     fn assignments(&mut self, values: &Mapped<Any>) -> Option<Vec<plan::Assignment>> {
@@ -205,7 +224,12 @@ impl<'a> Flows<'a> {
             .map(|(name, value)| {
                 let value = self.templates().text(value, self.sink);
                 let name = &name.0;
-                if name.value.is_empty() || !name.value.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)) {
+                if name.value.is_empty()
+                    || !name
+                        .value
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+                {
                     self.sink.add(name.span, format!("`{}` is not a header name", name.value));
                     return None;
                 }
@@ -219,7 +243,8 @@ impl<'a> Flows<'a> {
         let mut compiled = Vec::new();
         for branch in branches {
             let weight = self.constants.quantity(&branch.weight, self.sink);
-            let action = branch.name.as_ref().map_or(0, |name| intern(&mut self.names.actions, &name.0.value) + 1);
+            let action =
+                branch.name.as_ref().map_or(0, |name| intern(&mut self.names.actions, &name.0.value) + 1);
             let steps = self.steps(&branch.r#do);
             let Some(weight) = weight else { continue };
             if weight > 1_000_000 {
@@ -242,11 +267,19 @@ impl<'a> Flows<'a> {
         let max = match (&step.times, &step.max) {
             (Some(count), None) | (None, Some(count)) => self.constants.quantity(count, self.sink)?,
             (None, None) => {
-                self.sink.add_with_hint(step.span, "`repeat` has no end", "give `times: N`, or `max: N` with `until`");
+                self.sink.add_with_hint(
+                    step.span,
+                    "`repeat` has no end",
+                    "give `times: N`, or `max: N` with `until`",
+                );
                 return None;
             }
             (Some(_), Some(max)) => {
-                self.sink.add_with_hint(max.text.span, "`repeat` has both `times` and `max`", "`times` repeats always so often; `max` goes with `until`");
+                self.sink.add_with_hint(
+                    max.text.span,
+                    "`repeat` has both `times` and `max`",
+                    "`times` repeats always so often; `max` goes with `until`",
+                );
                 return None;
             }
         };
@@ -271,7 +304,11 @@ impl<'a> Flows<'a> {
                 };
                 let (min_ns, max_ns) = (self.ns(min)?, self.ns(max)?);
                 if min_ns > max_ns {
-                    self.sink.add_with_hint(max.text.span, "the second end lies before the first", "write the shorter one first");
+                    self.sink.add_with_hint(
+                        max.text.span,
+                        "the second end lies before the first",
+                        "write the shorter one first",
+                    );
                     return None;
                 }
                 Time::Between(plan::Between { min_ns, max_ns })
@@ -294,7 +331,10 @@ impl<'a> Flows<'a> {
     }
 
     fn request(&mut self, method: &str, request: &doc::Request) -> Option<plan::HttpStep> {
-        let name = request.name.as_ref().map_or_else(|| format!("{method} {}", request.url.value), |name| name.0.value.clone());
+        let name = request
+            .name
+            .as_ref()
+            .map_or_else(|| format!("{method} {}", request.url.value), |name| name.0.value.clone());
         let url = self.url(&request.url, request.query.as_ref());
         let mut headers = request.headers.as_ref().map_or(Some(Vec::new()), |headers| self.headers(headers));
         if let Some(cookies) = &request.cookies {
@@ -341,18 +381,33 @@ impl<'a> Flows<'a> {
         let text = url.value.trim();
         if let Some((scheme, rest)) = text.split_once("://") {
             if !matches!(scheme, "http" | "https") && !scheme.contains("${") {
-                self.sink.add_with_hint(url.span, format!("`{scheme}://` is not supported"), "use http:// or https://");
+                self.sink.add_with_hint(
+                    url.span,
+                    format!("`{scheme}://` is not supported"),
+                    "use http:// or https://",
+                );
                 return None;
             }
             let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
             if !host.contains("${") {
                 self.names.hosts.insert(super::host_of(host));
             }
-        } else if let Some((target, path)) = text.split_once(':').filter(|(target, path)| !target.contains(['/', '?', '$']) && path.starts_with('/')) {
-            self.sink.add_with_hint(url.at(0, target.len()), format!("named targets (`{target}:`) are not supported yet by this version"), format!("write the whole address, or only `{path}`"));
+        } else if let Some((target, path)) = text
+            .split_once(':')
+            .filter(|(target, path)| !target.contains(['/', '?', '$']) && path.starts_with('/'))
+        {
+            self.sink.add_with_hint(
+                url.at(0, target.len()),
+                format!("named targets (`{target}:`) are not supported yet by this version"),
+                format!("write the whole address, or only `{path}`"),
+            );
             return None;
         } else if !text.starts_with(['/', '?']) && !text.starts_with("${") {
-            self.sink.add_with_hint(url.span, format!("`{text}` is neither a path nor an address"), format!("a path begins with `/`: `/{text}`"));
+            self.sink.add_with_hint(
+                url.span,
+                format!("`{text}` is neither a path nor an address"),
+                format!("a path begins with `/`: `/{text}`"),
+            );
             return None;
         }
         let mut template = self.templates().text(url, self.sink)?;
@@ -389,10 +444,19 @@ impl<'a> Flows<'a> {
             let shown: Vec<String> = statuses
                 .0
                 .iter()
-                .map(|&(first, last)| if first == last { first.to_string() } else { format!("{}xx", first / 100) })
+                .map(
+                    |&(first, last)| {
+                        if first == last { first.to_string() } else { format!("{}xx", first / 100) }
+                    },
+                )
                 .collect();
-            out.status = statuses.0.iter().map(|&(first, last)| plan::StatusRange { first: first.into(), last: last.into() }).collect();
-            out.status_check = intern(&mut self.names.checks, &format!("{step}: status {}", shown.join(" or ")));
+            out.status = statuses
+                .0
+                .iter()
+                .map(|&(first, last)| plan::StatusRange { first: first.into(), last: last.into() })
+                .collect();
+            out.status_check =
+                intern(&mut self.names.checks, &format!("{step}: status {}", shown.join(" or ")));
         }
         if let Some(within) = &expect.within {
             let limit = self.constants.quantity(within, self.sink)?;
@@ -416,7 +480,10 @@ impl<'a> Flows<'a> {
                         self.sink.add(pattern.span, format!("this is not a regular expression: {error}"));
                         return None;
                     }
-                    (format!("matches {}", pattern.value), plan::json_check::Condition::Matches(pattern.value.clone()))
+                    (
+                        format!("matches {}", pattern.value),
+                        plan::json_check::Condition::Matches(pattern.value.clone()),
+                    )
                 }
             };
             let check = intern(&mut self.names.checks, &format!("{step}: {path} {words}"));
@@ -438,18 +505,26 @@ impl<'a> Flows<'a> {
         let mut out = Vec::new();
         let mut good = true;
         for (name, capture) in &captures.0 {
-            if plan::slots::FIXED.contains(&name.0.value.as_str()) || self.sources.iter().any(|source| source.0 == name.0.value) {
+            if plan::slots::FIXED.contains(&name.0.value.as_str())
+                || self.sources.iter().any(|source| source.0 == name.0.value)
+            {
                 self.sink.add(name.0.span, format!("`{}` is taken; choose another name", name.0.value));
                 good = false;
                 continue;
             }
             let from = match &capture.from {
                 CaptureFrom::Json(path) => self.json_path(path).map(plan::capture::From::JsonPath),
-                CaptureFrom::Header(header) => Some(plan::capture::From::Header(header.value.to_ascii_lowercase())),
+                CaptureFrom::Header(header) => {
+                    Some(plan::capture::From::Header(header.value.to_ascii_lowercase()))
+                }
                 CaptureFrom::Cookie(cookie) => Some(plan::capture::From::Cookie(cookie.value.clone())),
             };
             match from {
-                Some(from) => out.push(plan::Capture { slot: self.slot(&name.0.value), optional: capture.optional, from: Some(from) }),
+                Some(from) => out.push(plan::Capture {
+                    slot: self.slot(&name.0.value),
+                    optional: capture.optional,
+                    from: Some(from),
+                }),
                 None => good = false,
             }
         }

@@ -61,11 +61,19 @@ pub(super) fn phases(
         (None, Some(load)) => vec![plan_phase("main", vec![reader.short(load)?])],
         (None, None) => {
             let span = Span { start: document.span.start, length: 1 };
-            sink.add_with_hint(span, "the scenario has no load", "give `load: { rate: 100/s, for: 30s }` or `phases:`");
+            sink.add_with_hint(
+                span,
+                "the scenario has no load",
+                "give `load: { rate: 100/s, for: 30s }` or `phases:`",
+            );
             return None;
         }
         (Some(_), Some(load)) => {
-            sink.add_with_hint(load.span, "the scenario has both `load` and `phases`", "`load` is the short form for one phase; keep one of them");
+            sink.add_with_hint(
+                load.span,
+                "the scenario has both `load` and `phases`",
+                "`load` is the short form for one phase; keep one of them",
+            );
             return None;
         }
     };
@@ -104,7 +112,11 @@ impl Reader<'_> {
         for (given, flag) in [(vus.is_some(), "-u"), (duration.is_some(), "-d"), (rate.is_some(), "-r")] {
             if given {
                 let hint = "give the scenario a var and pass `--var NAME=VALUE`";
-                self.sink.add_with_hint(Span::default(), format!("{flag} is for a scenario with one load; this one has several"), hint);
+                self.sink.add_with_hint(
+                    Span::default(),
+                    format!("{flag} is for a scenario with one load; this one has several"),
+                    hint,
+                );
             }
         }
         self.overrides = LoadOverrides::default();
@@ -127,7 +139,11 @@ impl Reader<'_> {
             (Some(rate), None) => self.constant_rate(None, load.span, rate, &load.r#for, None, None),
             (None, Some(vus)) => self.constant_vus(None, load.span, vus, &load.r#for),
             _ => {
-                self.sink.add_with_hint(load.span, "a short load has either `rate` or `vus`", "write { rate: 100/s, for: 30s } or { vus: 50, for: 30s }");
+                self.sink.add_with_hint(
+                    load.span,
+                    "a short load has either `rate` or `vus`",
+                    "write { rate: 100/s, for: 30s } or { vus: 50, for: 30s }",
+                );
                 None
             }
         }
@@ -137,9 +153,14 @@ impl Reader<'_> {
         match load {
             doc::Load::ConstantVus(l) => self.constant_vus(l.user.as_ref(), l.span, &l.vus, &l.duration),
             doc::Load::RampingVus(l) => self.ramping_vus(l),
-            doc::Load::ConstantRate(l) => {
-                self.constant_rate(l.user.as_ref(), l.span, &l.rate, &l.duration, l.arrivals, l.max_vus.as_ref())
-            }
+            doc::Load::ConstantRate(l) => self.constant_rate(
+                l.user.as_ref(),
+                l.span,
+                &l.rate,
+                &l.duration,
+                l.arrivals,
+                l.max_vus.as_ref(),
+            ),
             doc::Load::RampingRate(l) => self.ramping_rate(l),
         }
     }
@@ -150,7 +171,11 @@ impl Reader<'_> {
                 let place = self.users.names().position(|known| known == name.value);
                 if place.is_none() {
                     let hint = suggest(&name.value, self.users.names()).unwrap_or_default();
-                    self.sink.add_with_hint(name.span, format!("there is no user type `{}`", name.value), hint);
+                    self.sink.add_with_hint(
+                        name.span,
+                        format!("there is no user type `{}`", name.value),
+                        hint,
+                    );
                 }
                 place
             }
@@ -183,11 +208,18 @@ impl Reader<'_> {
 
     fn wrong_override(&mut self, flag: &str, given: bool, executor: &str) {
         if given {
-            self.sink.add(Span::default(), format!("{flag} does not fit: the scenario's load is `{executor}`"));
+            self.sink
+                .add(Span::default(), format!("{flag} does not fit: the scenario's load is `{executor}`"));
         }
     }
 
-    fn constant_vus(&mut self, user: Option<&Text>, span: Span, vus: &Quantity<decode::Count>, duration: &Quantity<decode::Duration>) -> Option<plan::Load> {
+    fn constant_vus(
+        &mut self,
+        user: Option<&Text>,
+        span: Span,
+        vus: &Quantity<decode::Count>,
+        duration: &Quantity<decode::Duration>,
+    ) -> Option<plan::Load> {
         self.wrong_override("-r", self.overrides.rate.is_some(), "constant-vus");
         let user = self.user(user, span);
         let vus = self.overrides.vus.map_or_else(|| self.count(vus), Some);
@@ -240,9 +272,17 @@ impl Reader<'_> {
         let max_vus = self.max_vus(max_vus);
         let (rate, over) = (rate?, over?);
         let milli = rate.milli_per_hour();
-        let pieces = vec![plan::PlanRatePiece { from_milli_per_hour: milli, to_milli_per_hour: milli, over_ns: nanos(over) }];
+        let pieces = vec![plan::PlanRatePiece {
+            from_milli_per_hour: milli,
+            to_milli_per_hour: milli,
+            over_ns: nanos(over),
+        }];
         let poisson = arrivals == Some(ArrivalKind::Poisson);
-        Some(self.open(user?, OpenShape { pieces, poisson, max_vus: max_vus?, executor: "constant-arrival-rate" }, span)?)
+        self.open(
+            user?,
+            OpenShape { pieces, poisson, max_vus: max_vus?, executor: "constant-arrival-rate" },
+            span,
+        )
     }
 
     fn ramping_rate(&mut self, load: &doc::RampingRate) -> Option<plan::Load> {
@@ -256,16 +296,27 @@ impl Reader<'_> {
         };
         let mut pieces = Vec::new();
         for stage in &load.stages {
-            let (to, over) = (self.constants.quantity(&stage.to, self.sink), self.constants.quantity(&stage.over, self.sink));
+            let (to, over) = (
+                self.constants.quantity(&stage.to, self.sink),
+                self.constants.quantity(&stage.over, self.sink),
+            );
             let (Some(to), Some(over)) = (to, over) else { continue };
-            pieces.push(plan::PlanRatePiece { from_milli_per_hour: from, to_milli_per_hour: to.milli_per_hour(), over_ns: nanos(over) });
+            pieces.push(plan::PlanRatePiece {
+                from_milli_per_hour: from,
+                to_milli_per_hour: to.milli_per_hour(),
+                over_ns: nanos(over),
+            });
             from = to.milli_per_hour();
         }
         if pieces.len() < load.stages.len() {
             return None;
         }
         let poisson = load.arrivals == Some(ArrivalKind::Poisson);
-        self.open(user?, OpenShape { pieces, poisson, max_vus: max_vus?, executor: "ramping-arrival-rate" }, load.span)
+        self.open(
+            user?,
+            OpenShape { pieces, poisson, max_vus: max_vus?, executor: "ramping-arrival-rate" },
+            load.span,
+        )
     }
 
     /// `-u`, or `max_vus`, or nothing.
@@ -292,10 +343,12 @@ impl Reader<'_> {
             max_vus_is_default,
             executor: shape.executor.to_owned(),
         };
-        let peak = open.pieces.iter().map(|p| p.from_milli_per_hour.max(p.to_milli_per_hour)).max().unwrap_or(0);
+        let peak =
+            open.pieces.iter().map(|p| p.from_milli_per_hour.max(p.to_milli_per_hour)).max().unwrap_or(0);
         if max_vus_is_default {
             // As many as arrive within the longest wait for an answer, so that a stall drops nothing.
-            let within = Rate::from_milli_per_hour(peak).as_per_second() * self.response_timeout_ns as f64 / 1e9;
+            let within =
+                Rate::from_milli_per_hour(peak).as_per_second() * self.response_timeout_ns as f64 / 1e9;
             open.max_vus = (within.ceil() as u64).clamp(1, 100_000);
         }
         let load = plan::Load { user, identity_base: 0, model: Some(plan::load::Model::Open(open)) };

@@ -73,7 +73,12 @@ pub const MOST_BUNDLE_BYTES: usize = 256 << 20;
 ///
 /// # Errors
 /// With all problems of the file.
-pub fn load(file: &str, text: &str, resolver: &dyn Resolver, overrides: &Overrides) -> Result<Loaded, Box<Problems>> {
+pub fn load(
+    file: &str,
+    text: &str,
+    resolver: &dyn Resolver,
+    overrides: &Overrides,
+) -> Result<Loaded, Box<Problems>> {
     let mut sink = Sink::default();
     let loaded = compile(file, text, resolver, overrides, &mut sink);
     match loaded {
@@ -102,53 +107,41 @@ fn host_of(authority: &str) -> String {
     host.split(':').next().unwrap_or_default().to_ascii_lowercase()
 }
 
-fn compile(file: &str, text: &str, resolver: &dyn Resolver, overrides: &Overrides, sink: &mut Sink) -> Option<Loaded> {
+fn compile(
+    file: &str,
+    text: &str,
+    resolver: &dyn Resolver,
+    overrides: &Overrides,
+    sink: &mut Sink,
+) -> Option<Loaded> {
     let tree = tree::parse(text, sink)?;
     let mut document = Document::decode(&tree, sink)?;
     check_version(&document, sink)?;
     let users = users(&mut document, sink);
     let no_vars = Mapped::default();
-    let mut constants =
-        Constants::resolve(document.vars.as_ref().unwrap_or(&no_vars), resolver.environment(), &overrides.vars, sink);
+    let mut constants = Constants::resolve(
+        document.vars.as_ref().unwrap_or(&no_vars),
+        resolver.environment(),
+        &overrides.vars,
+        sink,
+    );
     let target = target(&document, &constants, overrides, sink);
     constants.set_target(target.clone().unwrap_or_default());
     let secrets = secrets(&document, resolver, sink);
     let sources = data::read(document.data.as_ref(), &constants, resolver, sink);
-    let secret_names: Vec<String> = document.secrets.iter().flat_map(|secrets| secrets.names().map(str::to_owned)).collect();
+    let secret_names: Vec<String> =
+        document.secrets.iter().flat_map(|secrets| secrets.names().map(str::to_owned)).collect();
     let columns = sources.columns();
 
     let mut names = Names::default();
     let used_columns = RefCell::new(BTreeSet::new());
     let no_flows = Mapped::default();
     let flows = document.flows.as_ref().unwrap_or(&no_flows);
-    let mut user_plans = Vec::new();
-    let mut http = None;
-    for (name, user) in &users.0 {
-        let (slots, bound) = slots_of(user, flows, &columns, sink);
-        let mut compiler = Flows {
-            flows,
-            constants: &constants,
-            slots: &slots,
-            sources: &bound,
-            secrets: &secret_names,
-            used_columns: &used_columns,
-            names: &mut names,
-            sink,
-            calls: Vec::new(),
-            expanded: 0,
-        };
-        let start = compiler.steps(user.start.as_deref().unwrap_or_default());
-        let body = compiler.steps(&user.r#loop);
-        let stop = compiler.steps(user.stop.as_deref().unwrap_or_default());
-        if http.is_none() {
-            // Headers of all requests may name variables; the first type of user's are checked against.
-            http = compiler.http(document.http.as_ref());
-        }
-        if user.r#loop.is_empty() {
-            sink.add(user.span, format!("the loop of `{}` is empty", name.0.value));
-        }
-        user_plans.push(plan::UserType { name: name.0.value.clone(), slots, bindings: Vec::new(), start, body, stop });
-    }
+    let (mut user_plans, http) = {
+        let parts =
+            Parts { document: &document, users: &users, flows, columns: &columns, secrets: &secret_names };
+        compile_users(&parts, &constants, &used_columns, &mut names, sink)
+    };
     let response_timeout = http.as_ref().map_or(30_000_000_000, |http| http.response_timeout_ns);
     let mut phases = load::phases(&document, &users, &constants, &overrides.load, response_timeout, sink)?;
     data::bind(&sources, &users, &mut user_plans, &mut phases, sink);
@@ -160,7 +153,9 @@ fn compile(file: &str, text: &str, resolver: &dyn Resolver, overrides: &Override
         (None, Some(seed)) => constants.quantity(seed, sink),
         (None, None) => Some(1),
     };
-    let file_name = Path::new(file).file_stem().map_or_else(|| "scenario".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    let file_name = Path::new(file)
+        .file_stem()
+        .map_or_else(|| "scenario".to_owned(), |stem| stem.to_string_lossy().into_owned());
     let mut hosts = names.hosts;
     let target = target?;
     hosts.insert(host_of(url::Url::parse(&target).ok()?.host_str()?));
@@ -188,10 +183,71 @@ fn compile(file: &str, text: &str, resolver: &dyn Resolver, overrides: &Override
         hosts: hosts.into_iter().collect(),
     };
     if bundle.encoded_len() > MOST_BUNDLE_BYTES {
-        sink.add(Span::default(), format!("with its data the scenario has {} MiB; at most 256 MiB are sent", bundle.encoded_len() >> 20));
+        sink.add(
+            Span::default(),
+            format!(
+                "with its data the scenario has {} MiB; at most 256 MiB are sent",
+                bundle.encoded_len() >> 20
+            ),
+        );
         return None;
     }
     Some(Loaded { bundle, plan })
+}
+
+/// What the compilation of user types reads.
+struct Parts<'a> {
+    document: &'a Document,
+    users: &'a Mapped<UserType>,
+    flows: &'a Mapped<Vec<document::Step>>,
+    columns: &'a Bound,
+    secrets: &'a [String],
+}
+
+/// Compiles every type of user, and the settings of `http`, whose headers may name variables.
+fn compile_users(
+    parts: &Parts<'_>,
+    constants: &Constants,
+    used_columns: &RefCell<BTreeSet<(String, String)>>,
+    names: &mut Names,
+    sink: &mut Sink,
+) -> (Vec<plan::UserType>, Option<plan::Http>) {
+    let mut user_plans = Vec::new();
+    let mut http = None;
+    for (name, user) in &parts.users.0 {
+        let (slots, bound) = slots_of(user, parts.flows, parts.columns, sink);
+        let mut compiler = Flows {
+            flows: parts.flows,
+            constants,
+            slots: &slots,
+            sources: &bound,
+            secrets: parts.secrets,
+            used_columns,
+            names,
+            sink,
+            calls: Vec::new(),
+            expanded: 0,
+        };
+        let start = compiler.steps(user.start.as_deref().unwrap_or_default());
+        let body = compiler.steps(&user.r#loop);
+        let stop = compiler.steps(user.stop.as_deref().unwrap_or_default());
+        if http.is_none() {
+            // Headers of all requests may name variables; the first type of user's are checked against.
+            http = compiler.http(parts.document.http.as_ref());
+        }
+        if user.r#loop.is_empty() {
+            sink.add(user.span, format!("the loop of `{}` is empty", name.0.value));
+        }
+        user_plans.push(plan::UserType {
+            name: name.0.value.clone(),
+            slots,
+            bindings: Vec::new(),
+            start,
+            body,
+            stop,
+        });
+    }
+    (user_plans, http)
 }
 
 fn check_version(document: &Document, sink: &mut Sink) -> Option<()> {
@@ -219,25 +275,44 @@ fn users(document: &mut Document, sink: &mut Sink) -> Mapped<UserType> {
             Mapped(vec![(name, UserType { span, data: None, start: None, r#loop: steps, stop: None })])
         }
         (None, None) => {
-            sink.add_with_hint(Span { start: span.start, length: 1 }, "the scenario has no steps", "give `steps:` (short form) or `users:`");
+            sink.add_with_hint(
+                Span { start: span.start, length: 1 },
+                "the scenario has no steps",
+                "give `steps:` (short form) or `users:`",
+            );
             Mapped::default()
         }
         (Some(users), Some(_)) => {
-            sink.add_with_hint(Span { start: span.start, length: 1 }, "the scenario has both `steps` and `users`", "`steps` is the short form for one user; keep one of them");
+            sink.add_with_hint(
+                Span { start: span.start, length: 1 },
+                "the scenario has both `steps` and `users`",
+                "`steps` is the short form for one user; keep one of them",
+            );
             users
         }
     }
 }
 
-fn target(document: &Document, constants: &Constants, overrides: &Overrides, sink: &mut Sink) -> Option<String> {
+fn target(
+    document: &Document,
+    constants: &Constants,
+    overrides: &Overrides,
+    sink: &mut Sink,
+) -> Option<String> {
     let (text, span) = match &overrides.target {
         Some(target) => (target.clone(), Span::default()),
         None => (constants.text(&document.target, sink)?, document.target.span),
     };
     match url::Url::parse(&text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.host_str().is_some() => Some(text.trim_end_matches('/').to_owned()),
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.host_str().is_some() => {
+            Some(text.trim_end_matches('/').to_owned())
+        }
         _ => {
-            sink.add_with_hint(span, format!("the target `{text}` is not an address"), "write for example http://127.0.0.1:8080");
+            sink.add_with_hint(
+                span,
+                format!("the target `{text}` is not an address"),
+                "write for example http://127.0.0.1:8080",
+            );
             None
         }
     }
@@ -250,7 +325,10 @@ fn secrets(document: &Document, resolver: &dyn Resolver, sink: &mut Sink) -> Vec
         let (value, span) = match secret {
             Secret::Env(variable) => {
                 let value = environment.get(&variable.value).cloned();
-                (value.ok_or_else(|| format!("the environment has no variable `{}`", variable.value)), variable.span)
+                (
+                    value.ok_or_else(|| format!("the environment has no variable `{}`", variable.value)),
+                    variable.span,
+                )
             }
             Secret::File(path) => {
                 let value = resolver.read_file(&path.value).and_then(|bytes| {
@@ -261,7 +339,9 @@ fn secrets(document: &Document, resolver: &dyn Resolver, sink: &mut Sink) -> Vec
         };
         match value {
             Ok(value) => read.push((name.0.value.clone(), value)),
-            Err(message) => sink.add(span, format!("the secret `{}` cannot be read: {message}", name.0.value)),
+            Err(message) => {
+                sink.add(span, format!("the secret `{}` cannot be read: {message}", name.0.value))
+            }
         }
     }
     read
@@ -271,7 +351,12 @@ fn secrets(document: &Document, resolver: &dyn Resolver, sink: &mut Sink) -> Vec
 type Bound = Vec<(String, Vec<String>)>;
 
 /// The slots of a type of user: the fixed ones, its sources, its variables.
-fn slots_of(user: &UserType, flows: &Mapped<Vec<document::Step>>, columns: &Bound, sink: &mut Sink) -> (Vec<String>, Bound) {
+fn slots_of(
+    user: &UserType,
+    flows: &Mapped<Vec<document::Step>>,
+    columns: &Bound,
+    sink: &mut Sink,
+) -> (Vec<String>, Bound) {
     let mut slots = template::fixed_slots();
     let mut bound = Bound::new();
     for source in user.data.iter().flatten() {
@@ -282,13 +367,16 @@ fn slots_of(user: &UserType, flows: &Mapped<Vec<document::Step>>, columns: &Boun
             }
             None => {
                 let known = columns.iter().map(|(name, _)| name.as_str());
-                let hint = suggest(&source.value, known).unwrap_or_else(|| "declare it under `data`".to_owned());
+                let hint =
+                    suggest(&source.value, known).unwrap_or_else(|| "declare it under `data`".to_owned());
                 sink.add_with_hint(source.span, format!("there is no data source `{}`", source.value), hint);
             }
         }
     }
     let mut variables = Vec::new();
-    for steps in [user.start.as_deref(), Some(user.r#loop.as_slice()), user.stop.as_deref()].into_iter().flatten() {
+    for steps in
+        [user.start.as_deref(), Some(user.r#loop.as_slice()), user.stop.as_deref()].into_iter().flatten()
+    {
         flow::variables(steps, flows, 0, &mut variables);
     }
     variables.retain(|name| !slots.contains(name));
@@ -310,7 +398,13 @@ fn thresholds(document: &Document, names: &Names, phases: &[plan::Phase], sink: 
 }
 
 fn grid(grid: Option<&document::Grid>, constants: &Constants, sink: &mut Sink) -> Option<plan::GridSettings> {
-    let mut out = plan::GridSettings { min_workers: 1, wait_ns: 60_000_000_000, weights: 0, start_skew_ns: 0, snapshot_ns: 1_000_000_000 };
+    let mut out = plan::GridSettings {
+        min_workers: 1,
+        wait_ns: 60_000_000_000,
+        weights: 0,
+        start_skew_ns: 0,
+        snapshot_ns: 1_000_000_000,
+    };
     let Some(grid) = grid else { return Some(out) };
     if let Some(min) = &grid.min_workers {
         out.min_workers = u32::try_from(constants.quantity(min, sink)?).unwrap_or(u32::MAX).max(1);

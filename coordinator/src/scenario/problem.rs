@@ -31,34 +31,34 @@ pub struct Problem {
 }
 
 /// The most problems that are shown at once.
-pub const MOST_SHOWN: usize = 20;
+pub(super) const MOST_SHOWN: usize = 20;
 
 /// Where problems are put while a scenario is read.
 #[derive(Debug, Default)]
-pub struct Sink {
+pub(super) struct Sink {
     problems: Vec<Problem>,
 }
 
 impl Sink {
     /// Adds a problem.
-    pub fn add(&mut self, span: Span, message: impl Into<String>) {
+    pub(super) fn add(&mut self, span: Span, message: impl Into<String>) {
         self.problems.push(Problem { span, message: message.into(), hint: None });
     }
 
     /// Adds a problem with a cure.
-    pub fn add_with_hint(&mut self, span: Span, message: impl Into<String>, hint: impl Into<String>) {
+    pub(super) fn add_with_hint(&mut self, span: Span, message: impl Into<String>, hint: impl Into<String>) {
         self.problems.push(Problem { span, message: message.into(), hint: Some(hint.into()) });
     }
 
     /// Whether there is any problem yet.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
+    pub(super) const fn is_empty(&self) -> bool {
         self.problems.is_empty()
     }
 
     /// All problems in the order of the text, each once.
     #[must_use]
-    pub fn into_sorted(mut self) -> Vec<Problem> {
+    pub(super) fn into_sorted(mut self) -> Vec<Problem> {
         self.problems.sort();
         self.problems.dedup();
         self.problems
@@ -100,7 +100,8 @@ impl fmt::Display for Problems {
             writeln!(f, "  --> {}:{line}:{column}", self.file)?;
             if let Some(text) = self.text.lines().nth(line - 1) {
                 let gutter = line.to_string().len();
-                let text: String = text.chars().take(160).map(|c| if c.is_control() { ' ' } else { c }).collect();
+                let text: String =
+                    text.chars().take(160).map(|c| if c.is_control() { ' ' } else { c }).collect();
                 let width = problem.span.length.clamp(1, 160);
                 let carets = width.min(text.chars().count().saturating_sub(column - 1)).max(1);
                 writeln!(f, "{:gutter$} |", "")?;
@@ -124,7 +125,7 @@ impl fmt::Display for Problems {
 
 /// The nearest of the known names, where one is near.
 #[must_use]
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name_length = name.chars().count();
     let candidates = known.into_iter().filter(|known| !known.is_empty());
     let (distance, best) = candidates.map(|known| (strsim::osa_distance(name, known), known)).min()?;

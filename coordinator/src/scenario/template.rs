@@ -124,7 +124,11 @@ impl Templates<'_> {
         let pieces = match expression::split(&text.value) {
             Ok(pieces) => pieces,
             Err(error) => {
-                sink.add_with_hint(text.at(error.offset, 2), error.to_string(), "in `{ … }`, put the whole value into quotes");
+                sink.add_with_hint(
+                    text.at(error.offset, 2),
+                    error.to_string(),
+                    "in `{ … }`, put the whole value into quotes",
+                );
                 return None;
             }
         };
@@ -141,7 +145,14 @@ impl Templates<'_> {
         good.then_some(())
     }
 
-    fn add_hole(&self, builder: &mut Builder, text: &str, span: Span, encoding: Encoding, sink: &mut Sink) -> Option<()> {
+    fn add_hole(
+        &self,
+        builder: &mut Builder,
+        text: &str,
+        span: Span,
+        encoding: Encoding,
+        sink: &mut Sink,
+    ) -> Option<()> {
         let expression = compile(text, span, sink)?;
         self.check_names(&expression, span, sink)?;
         if expression.names().iter().all(|name| Constants::is_constant(name)) && !expression.draws() {
@@ -185,13 +196,19 @@ impl Templates<'_> {
                 "last" => Some(vec!["status", "headers", "json", "body"]),
                 "run" => Some(vec!["id"]),
                 "secrets" => Some(self.scope.secrets.iter().map(String::as_str).collect()),
-                name => self.scope.sources.iter().find(|source| source.0 == name).map(|source| source.1.iter().map(String::as_str).collect()),
+                name => self
+                    .scope
+                    .sources
+                    .iter()
+                    .find(|source| source.0 == name)
+                    .map(|source| source.1.iter().map(String::as_str).collect()),
             };
             let Some(known) = known else { continue };
             for member in members(text, name) {
                 if !known.contains(&member) {
                     good = false;
-                    let hint = suggest(member, known.iter().copied()).unwrap_or_else(|| "nothing is declared there".to_owned());
+                    let hint = suggest(member, known.iter().copied())
+                        .unwrap_or_else(|| "nothing is declared there".to_owned());
                     sink.add_with_hint(span, format!("`{name}` has no `{member}`"), hint);
                 }
             }

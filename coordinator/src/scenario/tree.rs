@@ -11,7 +11,7 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span as YamlSpan};
 use super::problem::{Sink, Span};
 
 /// The largest scenario text.
-pub const MOST_BYTES: usize = 4 << 20;
+pub(super) const MOST_BYTES: usize = 4 << 20;
 /// The deepest nesting.
 const MOST_DEPTH: usize = 64;
 /// The most nodes, those that aliases repeat included.
@@ -19,7 +19,7 @@ const MOST_NODES: usize = 250_000;
 
 /// A node and its place.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub(super) struct Node {
     /// What it is.
     pub value: Value,
     /// Where it stands.
@@ -28,7 +28,7 @@ pub struct Node {
 
 /// What a node is.
 #[derive(Clone, Debug)]
-pub enum Value {
+pub(super) enum Value {
     /// A text or number; `plain` where it was written without quotes.
     Scalar {
         /// The text.
@@ -44,7 +44,7 @@ pub enum Value {
 
 /// A key of a mapping.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub(super) struct Key {
     /// Its text.
     pub text: Rc<str>,
     /// Where it stands.
@@ -54,7 +54,7 @@ pub struct Key {
 impl Node {
     /// "a list", "a mapping" or "`text`", for messages.
     #[must_use]
-    pub fn kind(&self) -> String {
+    pub(super) fn kind(&self) -> String {
         match &self.value {
             Value::Scalar { text, .. } if text.is_empty() => "nothing".to_owned(),
             Value::Scalar { text, .. } => format!("`{}`", text.chars().take(40).collect::<String>()),
@@ -65,7 +65,7 @@ impl Node {
 
     /// Whether it is an empty unquoted scalar, `~` or `null`.
     #[must_use]
-    pub fn is_null(&self) -> bool {
+    pub(super) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar { text, plain: true } if matches!(&**text, "" | "~" | "null"))
     }
 
@@ -79,7 +79,7 @@ impl Node {
 }
 
 /// Parses one document. `None` where it could not be read to its end; the sink says why.
-pub fn parse(text: &str, sink: &mut Sink) -> Option<Node> {
+pub(super) fn parse(text: &str, sink: &mut Sink) -> Option<Node> {
     if text.len() > MOST_BYTES {
         let message = format!("the scenario has {} bytes; at most 4 MiB (4,194,304) are read", text.len());
         sink.add_with_hint(Span::default(), message, "put data into CSV files; they are read apart");
@@ -89,7 +89,13 @@ pub fn parse(text: &str, sink: &mut Sink) -> Option<Node> {
         sink.add(Span { start: at, length: 1 }, "there is a NUL byte in the text");
         return None;
     }
-    let builder = Builder { places: Places::new(text), stack: Vec::new(), anchors: HashMap::new(), nodes: 0, root: None };
+    let builder = Builder {
+        places: Places::new(text),
+        stack: Vec::new(),
+        anchors: HashMap::new(),
+        nodes: 0,
+        root: None,
+    };
     builder.build(text, sink)
 }
 
@@ -128,7 +134,11 @@ impl Builder {
             if let Event::DocumentStart(_) = event {
                 documents += 1;
                 if documents > 1 {
-                    sink.add_with_hint(span, "a second document begins here", "a scenario is one document; remove the `---`");
+                    sink.add_with_hint(
+                        span,
+                        "a second document begins here",
+                        "a scenario is one document; remove the `---`",
+                    );
                     return None;
                 }
             }
@@ -138,7 +148,11 @@ impl Builder {
             }
         }
         if self.root.is_none() {
-            sink.add_with_hint(Span::default(), "the scenario is empty", "`loadgrid schema` tells what it may hold; see also scenarios/quickstart.yaml");
+            sink.add_with_hint(
+                Span::default(),
+                "the scenario is empty",
+                "`loadgrid schema` tells what it may hold; see also scenarios/quickstart.yaml",
+            );
         }
         self.root
     }
@@ -149,7 +163,8 @@ impl Builder {
                 if tag.is_some() {
                     sink.add_with_hint(span, "tags are not used in a scenario", "remove the `!…`");
                 }
-                let value = Value::Scalar { text: Rc::from(&*text), plain: matches!(style, ScalarStyle::Plain) };
+                let value =
+                    Value::Scalar { text: Rc::from(&*text), plain: matches!(style, ScalarStyle::Plain) };
                 self.close(Node { value, span }, anchor, 1, sink)
             }
             Event::Alias(anchor) => {
@@ -158,7 +173,9 @@ impl Builder {
                 };
                 self.close(Node { value: node.value, span: node.span }, 0, nodes, sink)
             }
-            Event::SequenceStart(anchor, _) => self.open(Open::List { items: Vec::new(), anchor, start: span.start }),
+            Event::SequenceStart(anchor, _) => {
+                self.open(Open::List { items: Vec::new(), anchor, start: span.start })
+            }
             Event::MappingStart(anchor, _) => self.open(Open::Map {
                 entries: Vec::new(),
                 seen: HashSet::new(),
@@ -170,14 +187,20 @@ impl Builder {
                 let end = span.start;
                 let (value, anchor, start) = match self.stack.pop() {
                     Some(Open::List { items, anchor, start }) => (Value::List(Rc::new(items)), anchor, start),
-                    Some(Open::Map { entries, anchor, start, .. }) => (Value::Map(Rc::new(entries)), anchor, start),
+                    Some(Open::Map { entries, anchor, start, .. }) => {
+                        (Value::Map(Rc::new(entries)), anchor, start)
+                    }
                     None => return Err("the document ends too early".to_owned()),
                 };
                 let node = Node { value, span: Span { start, length: end.saturating_sub(start) } };
                 let nodes = if anchor > 0 { node.nodes() } else { 1 };
                 self.close(node, anchor, nodes, sink)
             }
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => Ok(()),
+            Event::Nothing
+            | Event::StreamStart
+            | Event::StreamEnd
+            | Event::DocumentStart(_)
+            | Event::DocumentEnd => Ok(()),
         }
     }
 
@@ -206,7 +229,11 @@ impl Builder {
                     Value::List(_) | Value::Map(_) => return Err(broken_key(&node)),
                 },
                 Some(key) if &*key.text == "<<" => {
-                    sink.add_with_hint(key.span, "merge keys (`<<`) are not supported", "use an alias for the whole value");
+                    sink.add_with_hint(
+                        key.span,
+                        "merge keys (`<<`) are not supported",
+                        "use an alias for the whole value",
+                    );
                 }
                 Some(key) => {
                     if seen.insert(key.text.clone()) {
@@ -236,7 +263,9 @@ fn hint_for(text: &str, at: usize) -> Option<String> {
     for line in text[previous..line_end].lines() {
         let flow = line.contains('{') && line.contains('}') || line.contains('[');
         if line.contains("${") && flow && !line.contains("\"${") && !line.contains("'${") {
-            return Some("in `{ … }` and `[ … ]`, put a value that holds `${`, `,`, `[` or `{` into quotes".to_owned());
+            return Some(
+                "in `{ … }` and `[ … ]`, put a value that holds `${`, `,`, `[` or `{` into quotes".to_owned(),
+            );
         }
         if line.contains('\t') {
             return Some("indent with spaces, not with tabs".to_owned());

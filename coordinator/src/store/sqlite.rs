@@ -39,7 +39,8 @@ impl Database {
         match found {
             FORMAT => {}
             0 => {
-                connection.execute_batch(&format!("begin; {SCHEMA} pragma user_version = {FORMAT}; commit;"))?;
+                connection
+                    .execute_batch(&format!("begin; {SCHEMA} pragma user_version = {FORMAT}; commit;"))?;
             }
             found => return Err(StoreError::Newer { found }),
         }
@@ -69,7 +70,12 @@ impl Database {
                  on conflict (run, worker, incarnation) do update set seq = max(seq, excluded.seq)",
             )?;
             for (worker, incarnation, seq) in &fold.committed {
-                upsert.execute(params![run.as_str(), worker.as_str(), incarnation.to_string(), seq.cast_signed()])?;
+                upsert.execute(params![
+                    run.as_str(),
+                    worker.as_str(),
+                    incarnation.to_string(),
+                    seq.cast_signed()
+                ])?;
             }
         }
         transaction.commit()?;
@@ -79,7 +85,13 @@ impl Database {
     pub(super) fn end(&self, run: &EndedRun) -> Result<(), StoreError> {
         self.connection.execute(
             "update runs set state = ?, exit_code = ?, duration_ns = ?, report = ? where run = ?",
-            params![run.outcome, run.exit_code, run.duration_ns.cast_signed(), run.report_json, run.run.as_str()],
+            params![
+                run.outcome,
+                run.exit_code,
+                run.duration_ns.cast_signed(),
+                run.report_json,
+                run.run.as_str()
+            ],
         )?;
         Ok(())
     }
@@ -102,9 +114,9 @@ impl Database {
     }
 
     pub(super) fn report(&self, run: &RunId) -> Result<Option<String>, StoreError> {
-        let mut query = self
-            .connection
-            .prepare_cached("select report from runs where substr(run, 1, length(?1)) = ?1 order by run desc limit 1")?;
+        let mut query = self.connection.prepare_cached(
+            "select report from runs where substr(run, 1, length(?1)) = ?1 order by run desc limit 1",
+        )?;
         Ok(query.query_row([run.as_str()], |row| row.get::<_, Option<String>>(0)).optional()?.flatten())
     }
 }
@@ -131,11 +143,18 @@ mod tests {
         database.create(&run("a1")).unwrap();
         database.create(&run("b2")).unwrap();
         database.commit(&"a1".into(), &Fold::default()).unwrap();
-        let ended = EndedRun { run: "a1".into(), outcome: "passed".to_owned(), exit_code: 0, duration_ns: 5, report_json: "{}".to_owned() };
+        let ended = EndedRun {
+            run: "a1".into(),
+            outcome: "passed".to_owned(),
+            exit_code: 0,
+            duration_ns: 5,
+            report_json: "{}".to_owned(),
+        };
         database.end(&ended).unwrap();
         drop(database);
         let database = Database::open(&path).unwrap();
-        let states: Vec<_> = database.list().unwrap().into_iter().map(|run| (run.run.to_string(), run.state)).collect();
+        let states: Vec<_> =
+            database.list().unwrap().into_iter().map(|run| (run.run.to_string(), run.state)).collect();
         assert_eq!(states, [("b2".to_owned(), "live".to_owned()), ("a1".to_owned(), "passed".to_owned())]);
         assert_eq!(database.report(&"a".into()).unwrap().as_deref(), Some("{}"));
         assert_eq!(database.report(&"zz".into()).unwrap(), None);

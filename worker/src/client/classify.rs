@@ -53,7 +53,11 @@ pub(super) fn classify(error: &reqwest::Error, trace: &Trace) -> ErrorKind {
         cause = error.source();
     }
     if error.is_timeout() {
-        return if trace.tried() && trace.opened().is_none() { ErrorKind::Connect } else { ErrorKind::Timeout };
+        return if trace.tried() && trace.opened().is_none() {
+            ErrorKind::Connect
+        } else {
+            ErrorKind::Timeout
+        };
     }
     if incomplete {
         return if reused { ErrorKind::EofOnReused } else { ErrorKind::Eof };
@@ -73,9 +77,9 @@ fn of_io(error: &io::Error, reused: bool) -> Option<ErrorKind> {
     }
     match error.kind() {
         io::ErrorKind::AddrNotAvailable => Some(ErrorKind::Ports),
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            Some(ErrorKind::Connect)
-        }
+        io::ErrorKind::ConnectionRefused
+        | io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable => Some(ErrorKind::Connect),
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
             Some(if reused { ErrorKind::EofOnReused } else { ErrorKind::Reset })
         }

@@ -67,7 +67,12 @@ pub trait HttpClient {
     ///
     /// # Cancel safety
     /// May be dropped at any await; the connection is then closed and not used again.
-    fn exchange(&mut self, request: Request, limit: Duration, max_body: u64) -> impl Future<Output = Exchange>;
+    fn exchange(
+        &mut self,
+        request: Request,
+        limit: Duration,
+        max_body: u64,
+    ) -> impl Future<Output = Exchange>;
 }
 
 /// Size of a message as HTTP/1.1 would write it.

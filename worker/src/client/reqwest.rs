@@ -120,7 +120,8 @@ impl HttpClient for ReqwestClient {
         if is_address && !self.allowed.allows_host(request.url.host_str().unwrap_or_default()) {
             return exchange;
         }
-        let attempt = tokio::time::timeout(limit, perform(&self.client, request, max_body, &mut exchange)).await;
+        let attempt =
+            tokio::time::timeout(limit, perform(&self.client, request, max_body, &mut exchange)).await;
         exchange.done = now();
         if let Some(opened) = self.trace.opened() {
             exchange.sent = opened.done.max(began);
@@ -151,7 +152,12 @@ impl From<reqwest::Error> for Failure {
     }
 }
 
-async fn perform(client: &reqwest::Client, request: Request, max_body: u64, exchange: &mut Exchange) -> Result<Answer, Failure> {
+async fn perform(
+    client: &reqwest::Client,
+    request: Request,
+    max_body: u64,
+    exchange: &mut Exchange,
+) -> Result<Answer, Failure> {
     let mut outgoing = reqwest::Request::new(request.method, request.url);
     *outgoing.headers_mut() = request.headers;
     *outgoing.body_mut() = request.body.map(reqwest::Body::from);
@@ -182,12 +188,14 @@ impl Resolve for CheckedResolver {
         let allowed = self.allowed.clone();
         Box::pin(async move {
             let name = name.as_str().to_owned();
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect::<Vec<SocketAddr>>);
+            let found =
+                tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect::<Vec<SocketAddr>>);
             let found = match found {
                 Ok(found) => found,
                 Err(source) => return Err(NotResolved { name, source }.into()),
             };
-            let passed: Vec<SocketAddr> = found.into_iter().filter(|address| allowed.allows(&name, address.ip())).collect();
+            let passed: Vec<SocketAddr> =
+                found.into_iter().filter(|address| allowed.allows(&name, address.ip())).collect();
             if passed.is_empty() {
                 return Err(NotAllowed(name).into());
             }
@@ -231,7 +239,10 @@ impl ClientSessionStore for UserSessions {
         self.inner.insert_tls13_ticket(name, value);
     }
 
-    fn take_tls13_ticket(&self, name: &ServerName<'static>) -> Option<rustls::client::Tls13ClientSessionValue> {
+    fn take_tls13_ticket(
+        &self,
+        name: &ServerName<'static>,
+    ) -> Option<rustls::client::Tls13ClientSessionValue> {
         self.inner.take_tls13_ticket(name)
     }
 }

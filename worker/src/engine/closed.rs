@@ -15,7 +15,14 @@ const FENCED_PAUSE: Duration = Duration::from_millis(50);
 const FAILED_START_PAUSE: Duration = Duration::from_millis(100);
 
 /// Spawns the users of this thread's share.
-pub(super) fn spawn(phase: &Rc<Phase>, number: u32, kind: usize, identity_base: u64, curve: &UserCurve, stripe: &Stripe) {
+pub(super) fn spawn(
+    phase: &Rc<Phase>,
+    number: u32,
+    kind: usize,
+    identity_base: u64,
+    curve: &UserCurve,
+    stripe: &Stripe,
+) {
     for k in stripe.below(curve.peak()) {
         let user = ClosedUser {
             phase: phase.clone(),

@@ -41,7 +41,12 @@ struct Seat {
 
 impl OpenLoad {
     pub(super) fn new(
-        phase: Rc<Phase>, number: u32, kind: usize, identity_base: u64, max_vus: u64, stripe: Stripe,
+        phase: Rc<Phase>,
+        number: u32,
+        kind: usize,
+        identity_base: u64,
+        max_vus: u64,
+        stripe: Stripe,
     ) -> Rc<Self> {
         let most_users = stripe.count_below(max_vus);
         Rc::new(Self { phase, number, kind, identity_base, stripe, most_users, pool: RefCell::default() })
@@ -54,7 +59,10 @@ impl OpenLoad {
         let share = self.stripe.count_below(total);
         let serving = tokio_util::task::TaskTracker::new();
         for n in 0..share {
-            let Some((arrival, at)) = self.stripe.nth(n).and_then(|i| Some((i, arrivals.intended(i)?))) else { break };
+            let Some((arrival, at)) = self.stripe.nth(n).and_then(|i| Some((i, arrivals.intended(i)?)))
+            else {
+                break;
+            };
             if !self.phase.until(at).await {
                 recorder.never_started(self.number, share - n);
                 break;

@@ -64,13 +64,27 @@ pub(super) enum Op {
     Http(Box<HttpOp>),
     Think(ThinkTime),
     Jump(usize),
-    JumpUnless { condition: Expression, to: usize },
+    JumpUnless {
+        condition: Expression,
+        to: usize,
+    },
     /// Branches as (end of its share of the weights, first operation).
-    Choose { total: u64, branches: Vec<(u64, usize)> },
+    Choose {
+        total: u64,
+        branches: Vec<(u64, usize)>,
+    },
     ActionBegin(u32),
     ActionEnd,
-    RepeatBegin { max: u64, end: usize },
-    RepeatEnd { max: u64, every: Duration, until: Option<Expression>, body: usize },
+    RepeatBegin {
+        max: u64,
+        end: usize,
+    },
+    RepeatEnd {
+        max: u64,
+        every: Duration,
+        until: Option<Expression>,
+        body: usize,
+    },
     Set(Vec<(usize, Template)>),
     Headers(Vec<(http::HeaderName, Template)>),
     Count(Vec<(u32, Template)>),
@@ -195,9 +209,12 @@ impl Program {
         let mut sources = Vec::new();
         for source in &plan.sources {
             sources.push(match source.kind.as_ref().ok_or(part("data source"))? {
-                plan::source::Kind::TableHash(hash) => Source::Table(tables.get(hash).ok_or(part("data table"))?.clone()),
+                plan::source::Kind::TableHash(hash) => {
+                    Source::Table(tables.get(hash).ok_or(part("data table"))?.clone())
+                }
                 plan::source::Kind::Generated(generated) => {
-                    let columns = generated.columns.iter().map(Template::compile).collect::<Result<Vec<_>, _>>()?;
+                    let columns =
+                        generated.columns.iter().map(Template::compile).collect::<Result<Vec<_>, _>>()?;
                     Source::Generated { columns: source.columns.iter().cloned().zip(columns).collect() }
                 }
             });
@@ -237,7 +254,8 @@ fn headers(headers: &[plan::Header]) -> Result<Vec<(http::HeaderName, Template)>
     headers
         .iter()
         .map(|header| {
-            let name = http::HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| part("header name"))?;
+            let name =
+                http::HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| part("header name"))?;
             Ok((name, template(header.value.as_ref())?))
         })
         .collect()
@@ -285,8 +303,14 @@ impl Compiler<'_> {
                 self.ops.push(Op::RepeatBegin { max: step.max, end: 0 });
                 let body = self.ops.len();
                 self.steps(&step.steps)?;
-                let until = if step.until.is_empty() { None } else { Some(Expression::compile(&step.until)?) };
-                self.ops.push(Op::RepeatEnd { max: step.max, every: Duration::from_nanos(step.every_ns), until, body });
+                let until =
+                    if step.until.is_empty() { None } else { Some(Expression::compile(&step.until)?) };
+                self.ops.push(Op::RepeatEnd {
+                    max: step.max,
+                    every: Duration::from_nanos(step.every_ns),
+                    until,
+                    body,
+                });
                 let end = self.ops.len();
                 self.ops[at] = Op::RepeatBegin { max: step.max, end };
             }
@@ -295,7 +319,8 @@ impl Compiler<'_> {
                 self.ops.push(Op::Think(time));
             }
             Step::Set(set) => {
-                let values = set.values.iter().map(|value| Ok((value.slot as usize, template(value.value.as_ref())?)));
+                let values =
+                    set.values.iter().map(|value| Ok((value.slot as usize, template(value.value.as_ref())?)));
                 let values = values.collect::<Result<_, CompileError>>()?;
                 self.ops.push(Op::Set(values));
             }
@@ -345,15 +370,16 @@ impl Compiler<'_> {
             None => Url::Template(url),
         };
         let body = if step.has_body {
-            let content_type = http::HeaderValue::from_str(&step.content_type).map_err(|_| part("content type"))?;
+            let content_type =
+                http::HeaderValue::from_str(&step.content_type).map_err(|_| part("content type"))?;
             Some((content_type, template(step.body.as_ref())?))
         } else {
             None
         };
         let expect = expect(step.expect.as_ref())?;
         let captures = step.captures.iter().map(capture).collect::<Result<Vec<_>, _>>()?;
-        let reads_json =
-            !expect.json.is_empty() || captures.iter().any(|capture| matches!(capture.from, CaptureFrom::Json(_)));
+        let reads_json = !expect.json.is_empty()
+            || captures.iter().any(|capture| matches!(capture.from, CaptureFrom::Json(_)));
         Ok(HttpOp {
             step: step.step,
             method: http::Method::from_bytes(step.method.as_bytes()).map_err(|_| part("method"))?,
@@ -390,7 +416,9 @@ fn expect(expect: Option<&plan::Expect>) -> Result<Expect, CompileError> {
             plan::json_check::Condition::Matches(pattern) => {
                 JsonCondition::Matches(regex::Regex::new(pattern).map_err(|_| part("pattern"))?)
             }
-            plan::json_check::Condition::EqualsJson(value) => JsonCondition::Equals(Template::compile(value)?),
+            plan::json_check::Condition::EqualsJson(value) => {
+                JsonCondition::Equals(Template::compile(value)?)
+            }
         };
         Ok(JsonCheck { path: json_path(&check.path)?, check: check.check, condition })
     });
@@ -409,9 +437,9 @@ fn json_path(text: &str) -> Result<serde_json_path::JsonPath, CompileError> {
 fn capture(capture: &plan::Capture) -> Result<Capture, CompileError> {
     let from = match capture.from.as_ref().ok_or(part("capture"))? {
         plan::capture::From::JsonPath(path) => CaptureFrom::Json(json_path(path)?),
-        plan::capture::From::Header(name) => {
-            CaptureFrom::Header(http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| part("header name"))?)
-        }
+        plan::capture::From::Header(name) => CaptureFrom::Header(
+            http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| part("header name"))?,
+        ),
         plan::capture::From::Cookie(name) => CaptureFrom::Cookie(name.clone()),
     };
     Ok(Capture { slot: capture.slot as usize, optional: capture.optional, from })
@@ -421,7 +449,9 @@ fn think_time(time: &plan::think::Time) -> ThinkTime {
     use plan::think::Time;
     match time {
         Time::ConstantNs(ns) => ThinkTime::Constant(Duration::from_nanos(*ns)),
-        Time::Between(ends) => ThinkTime::Between(Duration::from_nanos(ends.min_ns), Duration::from_nanos(ends.max_ns)),
+        Time::Between(ends) => {
+            ThinkTime::Between(Duration::from_nanos(ends.min_ns), Duration::from_nanos(ends.max_ns))
+        }
         Time::LogNormal(shape) => {
             // The 95th percentile of a standard normal distribution is 1.644854.
             let mu = (shape.median_ns as f64).max(1.0).ln();

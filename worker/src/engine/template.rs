@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use loadgrid_common::expression::{DrawsObject, EvalError, Expression, ExpressionError, Value, json_of, text_of};
+use loadgrid_common::expression::{
+    DrawsObject, EvalError, Expression, ExpressionError, Value, json_of, text_of,
+};
 use loadgrid_common::plan::{self, Encoding};
 
 /// A compiled template.
@@ -75,8 +77,12 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => out.push_str(text),
-                Part::Lookup { slot, path, encoding } => encode(&look_up(*slot, path, values)?, *encoding, out),
-                Part::Expression { expression, encoding } => encode(&evaluate(expression, values)?, *encoding, out),
+                Part::Lookup { slot, path, encoding } => {
+                    encode(&look_up(*slot, path, values)?, *encoding, out)
+                }
+                Part::Expression { expression, encoding } => {
+                    encode(&evaluate(expression, values)?, *encoding, out)
+                }
             }
         }
         Ok(())
@@ -102,7 +108,11 @@ fn look_up(slot: usize, path: &[String], values: &impl Values) -> Result<Value, 
     };
     let mut value = values.slot(slot).ok_or_else(|| missing("has no value"))?;
     for key in path {
-        value = value.get_attr(key).ok().filter(|value| !value.is_undefined()).ok_or_else(|| missing("has no value"))?;
+        value = value
+            .get_attr(key)
+            .ok()
+            .filter(|value| !value.is_undefined())
+            .ok_or_else(|| missing("has no value"))?;
     }
     Ok(value)
 }

@@ -139,13 +139,23 @@ impl Engine {
     ///
     /// # Errors
     /// Where a thread cannot be made.
-    pub fn start(setup: &RunSetup, threads: NonZeroU32, events: &mpsc::Sender<EngineEvent>) -> Result<Self, EngineError> {
+    pub fn start(
+        setup: &RunSetup,
+        threads: NonZeroU32,
+        events: &mpsc::Sender<EngineEvent>,
+    ) -> Result<Self, EngineError> {
         let clients = ClientSettings::new(setup.program.connect_timeout(), setup.allowed.clone())?;
         let mut engine = Self { orders: Vec::new(), threads: Vec::new() };
         for thread in 0..threads.get() {
             let (sender, receiver) = mpsc::channel(ORDERS);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let load = LoadThread { setup: setup.clone(), clients: clients.clone(), thread, threads, events: events.clone() };
+            let load = LoadThread {
+                setup: setup.clone(),
+                clients: clients.clone(),
+                thread,
+                threads,
+                events: events.clone(),
+            };
             let handle = std::thread::Builder::new().name(format!("load-{thread}")).spawn(move || {
                 let local = tokio::task::LocalSet::new();
                 local.block_on(&runtime, load.run(receiver));
@@ -243,7 +253,9 @@ impl LoadThread {
             recorder: Recorder::default(),
             client_settings: self.clients.clone(),
             default_headers,
-            secrets: Value::from_pairs(setup.secrets.0.iter().map(|(k, v)| (k.clone(), Value::from(v.clone())))),
+            secrets: Value::from_pairs(
+                setup.secrets.0.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))),
+            ),
             run_value: Value::from_pairs([("id", Value::from(setup.run.clone()))]),
             run_hash: run_hash(&setup.run),
             seed: setup.program.plan().seed,
@@ -254,15 +266,27 @@ impl LoadThread {
     }
 
     /// Carries out a phase and reports every interval of it, to the last.
-    fn phase(&self, thread: Rc<Thread>, order: PhaseOrder, stops: Stops) -> impl Future<Output = ()> + 'static {
+    fn phase(
+        &self,
+        thread: Rc<Thread>,
+        order: PhaseOrder,
+        stops: Stops,
+    ) -> impl Future<Output = ()> + 'static {
         let (events, number, threads) = (self.events.clone(), self.thread, self.threads);
         let interval = self.setup.interval;
         async move {
             let index = order.phase;
             let zero = monotonic_of(order.zero);
             let run_zero = monotonic_of(order.run_zero);
-            let phase = Rc::new(Phase { thread: thread.clone(), index, zero, stops: stops.clone(), users: TaskTracker::new() });
-            let reporter = Reporter { thread: thread.clone(), events: events.clone(), number, phase: index, run_zero };
+            let phase = Rc::new(Phase {
+                thread: thread.clone(),
+                index,
+                zero,
+                stops: stops.clone(),
+                users: TaskTracker::new(),
+            });
+            let reporter =
+                Reporter { thread: thread.clone(), events: events.clone(), number, phase: index, run_zero };
             let (cycle, owner) = (order.cycle, order.owner);
             let stripe = move |users| match owner {
                 Some(owner) => cycle.stripe(owner, number, threads, users),

@@ -14,9 +14,11 @@ use loadgrid_common::stats::ErrorKind;
 use loadgrid_common::time::Moment;
 
 use super::phase::Thread;
-use super::program::{CaptureFrom, Constants, HttpOp, JsonCondition, Op, Source, ThinkTime, Url, UserProgram, address};
+use super::program::{
+    CaptureFrom, Constants, HttpOp, JsonCondition, Op, Source, ThinkTime, Url, UserProgram, address,
+};
 use super::template::{Template, Values, evaluate};
-use crate::client::{Answer, ClientError, HttpClient, ReqwestClient, Request};
+use crate::client::{Answer, ClientError, HttpClient, Request, ReqwestClient};
 use crate::record::ExchangeRecord;
 
 /// Who a user is, for good.
@@ -167,9 +169,14 @@ struct RowValues<'a> {
 
 impl Values for RowValues<'_> {
     fn slot(&self, slot: usize) -> Option<Value> {
-        [Value::from(self.row), self.constants.vars.clone(), self.constants.env.clone(), Value::from(self.constants.target_text.clone())]
-            .get(slot)
-            .cloned()
+        [
+            Value::from(self.row),
+            self.constants.vars.clone(),
+            self.constants.env.clone(),
+            Value::from(self.constants.target_text.clone()),
+        ]
+        .get(slot)
+        .cloned()
     }
 
     fn slot_of(&self, name: &str) -> Option<usize> {
@@ -205,14 +212,17 @@ impl VirtualUser {
             draws: Arc::default(),
         };
         let id = format!("u{}", identity.index);
-        state.set(slots::USER as usize, Value::from_pairs([("index", Value::from(identity.index)), ("id", Value::from(id))]));
+        state.set(
+            slots::USER as usize,
+            Value::from_pairs([("index", Value::from(identity.index)), ("id", Value::from(id))]),
+        );
         for binding in &program.bindings {
             let row = thread.program.sources.get(binding.source as usize).and_then(|source| {
                 row_of(source, binding.offset + identity.index, &thread.program.constants)
             });
             state.set(binding.slot as usize, row.unwrap_or(Value::UNDEFINED));
         }
-        let cookies = thread.program.settings.cookies.then(|| CookieStore::new());
+        let cookies = thread.program.settings.cookies.then(CookieStore::new);
         Ok(Self {
             thread: thread.clone(),
             identity,
@@ -258,8 +268,12 @@ impl VirtualUser {
         let at = at as u64;
         match pass {
             Pass::Arrival { load, arrival } => [seed, 1, load, arrival, at],
-            Pass::Iteration { iteration } => [seed, 2 | kind << 8, self.identity.index, self.life << 40 | iteration, at],
-            Pass::Life { life, stop } => [seed, 3 | kind << 8, self.identity.index, life << 1 | u64::from(stop), at],
+            Pass::Iteration { iteration } => {
+                [seed, 2 | kind << 8, self.identity.index, self.life << 40 | iteration, at]
+            }
+            Pass::Life { life, stop } => {
+                [seed, 3 | kind << 8, self.identity.index, life << 1 | u64::from(stop), at]
+            }
         }
     }
 
@@ -334,7 +348,9 @@ impl VirtualUser {
                 let branch = branches.partition_point(|(end, _)| *end <= ticket);
                 return Ok(Flow::To(branches.get(branch).map_or(at + 1, |(_, to)| *to)));
             }
-            Op::ActionBegin(action) => nesting.actions.push((*action, std::mem::replace(&mut result.ok, true))),
+            Op::ActionBegin(action) => {
+                nesting.actions.push((*action, std::mem::replace(&mut result.ok, true)))
+            }
             Op::ActionEnd => {
                 if let Some((action, was_ok)) = nesting.actions.pop() {
                     self.thread.recorder.action(action, result.ok);
@@ -370,7 +386,8 @@ impl VirtualUser {
                 for (slot, template) in values {
                     let mut text = String::new();
                     template.render(&self.state, &mut text)?;
-                    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
+                    let json: serde_json::Value =
+                        serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
                     self.state.set(*slot, from_json(&json));
                 }
             }
@@ -382,11 +399,7 @@ impl VirtualUser {
             }
             Op::Count(counters) => {
                 for (counter, template) in counters {
-                    let mut text = String::new();
-                    template.render(&self.state, &mut text)?;
-                    let amount = text.trim().parse::<f64>().ok().filter(|amount| amount.is_finite());
-                    let amount = amount.ok_or_else(|| EvalError { expression: text, message: "is not a number to count".to_owned() })?;
-                    self.thread.recorder.count(*counter, amount);
+                    self.count(*counter, template)?;
                 }
             }
             Op::End(end) => {
@@ -398,6 +411,16 @@ impl VirtualUser {
             }
         }
         Ok(Flow::Next)
+    }
+
+    fn count(&self, counter: u32, amount: &Template) -> Result<(), EvalError> {
+        let mut text = String::new();
+        amount.render(&self.state, &mut text)?;
+        let amount = text.trim().parse::<f64>().ok().filter(|amount| amount.is_finite());
+        let amount = amount
+            .ok_or_else(|| EvalError { expression: text, message: "is not a number to count".to_owned() })?;
+        self.thread.recorder.count(counter, amount);
+        Ok(())
     }
 
     fn header_value(&self, template: &Template) -> Result<http::HeaderValue, EvalError> {
@@ -414,7 +437,10 @@ impl VirtualUser {
         loop {
             let guard = self.thread.recorder.exchange(op.step);
             let (url, method) = (request.url.clone(), request.method.clone());
-            let exchange = self.client.exchange(request.clone(), op.timeout, self.thread.program.settings.max_body).await;
+            let exchange = self
+                .client
+                .exchange(request.clone(), op.timeout, self.thread.program.settings.max_body)
+                .await;
             let response = exchange.done.since(due);
             let mut record = ExchangeRecord {
                 response,
@@ -474,7 +500,9 @@ impl VirtualUser {
         for (name, template) in &self.thread.program.headers {
             headers.insert(name.clone(), self.header_value(template)?);
         }
-        headers.extend(self.headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())).collect::<Vec<_>>());
+        headers.extend(
+            self.headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())).collect::<Vec<_>>(),
+        );
         let body = match &op.body {
             Some((content_type, template)) => {
                 headers.insert(http::header::CONTENT_TYPE, content_type.clone());
@@ -494,7 +522,8 @@ impl VirtualUser {
 
     fn add_cookies(&self, request: &mut Request) {
         let Some(store) = &self.cookies else { return };
-        let mut pairs: Vec<String> = store.get_request_values(&request.url).map(|(name, value)| format!("{name}={value}")).collect();
+        let mut pairs: Vec<String> =
+            store.get_request_values(&request.url).map(|(name, value)| format!("{name}={value}")).collect();
         if pairs.is_empty() {
             return;
         }
@@ -554,11 +583,14 @@ impl VirtualUser {
             let found = check.path.query(json).first();
             let passed = match &check.condition {
                 JsonCondition::Exists(exists) => found.is_some() == *exists,
-                JsonCondition::Matches(pattern) => found.is_some_and(|value| pattern.is_match(&text_of(&from_json(value)))),
+                JsonCondition::Matches(pattern) => {
+                    found.is_some_and(|value| pattern.is_match(&text_of(&from_json(value))))
+                }
                 JsonCondition::Equals(template) => {
                     let mut text = String::new();
                     template.render(&self.state, &mut text)?;
-                    let expected: serde_json::Value = serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
+                    let expected: serde_json::Value =
+                        serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
                     found.is_some_and(|value| same(value, &expected))
                 }
             };
@@ -571,9 +603,11 @@ impl VirtualUser {
         for capture in &op.captures {
             let value = match &capture.from {
                 CaptureFrom::Json(path) => path.query(json).first().map(from_json),
-                CaptureFrom::Header(name) => {
-                    last.answer.headers.get(name).map(|value| Value::from(String::from_utf8_lossy(value.as_bytes()).into_owned()))
-                }
+                CaptureFrom::Header(name) => last
+                    .answer
+                    .headers
+                    .get(name)
+                    .map(|value| Value::from(String::from_utf8_lossy(value.as_bytes()).into_owned())),
                 CaptureFrom::Cookie(name) => self.cookie(name).map(Value::from),
             };
             if value.is_none() && !capture.optional {

@@ -155,7 +155,12 @@ struct Run {
 
 #[derive(Debug)]
 enum Stage {
-    Fetching { prepare: Box<pb::Prepare>, tables: BTreeMap<String, Vec<u8>>, missing: Vec<String>, partial: Vec<u8> },
+    Fetching {
+        prepare: Box<pb::Prepare>,
+        tables: BTreeMap<String, Vec<u8>>,
+        missing: Vec<String>,
+        partial: Vec<u8>,
+    },
     Compiling,
     Armed,
     Refused(String),
@@ -238,7 +243,9 @@ impl SessionCore {
                     run.measured(threads, phase, from, to, &measures, users);
                 }
             }
-            Event::Zero { phase, seen_minus_zero_ns } => self.changed(now, |run| run.saw_zero(phase, seen_minus_zero_ns)),
+            Event::Zero { phase, seen_minus_zero_ns } => {
+                self.changed(now, |run| run.saw_zero(phase, seen_minus_zero_ns))
+            }
             Event::PhaseEnded { phase } => {
                 let threads = self.threads;
                 self.changed(now, |run| run.thread_ended(threads, phase));
@@ -348,7 +355,12 @@ impl SessionCore {
                     _ => None,
                 });
                 let missing = missing.collect::<std::collections::BTreeSet<_>>().into_iter().collect();
-                Stage::Fetching { prepare: Box::new(prepare.clone()), tables: BTreeMap::new(), missing, partial: Vec::new() }
+                Stage::Fetching {
+                    prepare: Box::new(prepare.clone()),
+                    tables: BTreeMap::new(),
+                    missing,
+                    partial: Vec::new(),
+                }
             }
         };
         self.run = Some(Run {
@@ -371,7 +383,9 @@ impl SessionCore {
     }
 
     fn data(&mut self, now: Moment, chunk: &pb::DataChunk, out: &mut Vec<Effect>) {
-        let Some(Run { stage: Stage::Fetching { tables, missing, partial, .. }, .. }) = &mut self.run else { return };
+        let Some(Run { stage: Stage::Fetching { tables, missing, partial, .. }, .. }) = &mut self.run else {
+            return;
+        };
         if missing.first() != Some(&chunk.hash) || chunk.offset != partial.len() as u64 {
             return;
         }
@@ -430,7 +444,12 @@ impl SessionCore {
     /// What follows from the state alone.
     fn settle(&mut self, now: Moment, out: &mut Vec<Effect>) {
         if let Some(run) = &mut self.run {
-            out.extend(run.outbox.due(now).into_iter().map(|snapshot| Effect::Say(Box::new(Word::Snapshot(snapshot)))));
+            out.extend(
+                run.outbox
+                    .due(now)
+                    .into_iter()
+                    .map(|snapshot| Effect::Say(Box::new(Word::Snapshot(snapshot)))),
+            );
             let quiet = run.started == run.ended && run.gathered.is_empty() && run.outbox.is_empty();
             if run.draining && quiet && run.next_seal.is_none_or(|at| now >= at) {
                 run.next_seal = Some(now + SEAL_INTERVAL);
@@ -441,7 +460,8 @@ impl SessionCore {
             self.beats += 1;
             let interval = if self.beats < FIRST_BEATS { FIRST_BEAT_INTERVAL } else { self.timing.beat };
             self.next_beat = now + interval;
-            let beat = pb::Beat { seq: self.beats, sent_ns: now.as_nanos(), progress: Some(self.progress(now)) };
+            let beat =
+                pb::Beat { seq: self.beats, sent_ns: now.as_nanos(), progress: Some(self.progress(now)) };
             out.push(Effect::Say(Box::new(Word::Beat(beat))));
         }
     }
@@ -493,7 +513,10 @@ impl Run {
         let weights: Vec<u32> = epoch.shares.iter().map(|share| share.weight).collect();
         match Cycle::deal(&weights) {
             Ok(cycle) => {
-                let owner = epoch.shares.iter().position(|share| share.worker == worker && share.incarnation == incarnation);
+                let owner = epoch
+                    .shares
+                    .iter()
+                    .position(|share| share.worker == worker && share.incarnation == incarnation);
                 let owner = owner.and_then(|place| u32::try_from(place).ok());
                 self.committed = Some(Committed { number, cycle: Arc::new(cycle), owner });
             }
@@ -512,8 +535,17 @@ impl Run {
         }
     }
 
-    fn measured(&mut self, threads: u32, phase: u32, from: Duration, to: Duration, measures: &Measures, users: u32) {
-        let gathered = self.gathered.entry(to).or_insert_with(|| Gathered { from, phase, ..Gathered::default() });
+    fn measured(
+        &mut self,
+        threads: u32,
+        phase: u32,
+        from: Duration,
+        to: Duration,
+        measures: &Measures,
+        users: u32,
+    ) {
+        let gathered =
+            self.gathered.entry(to).or_insert_with(|| Gathered { from, phase, ..Gathered::default() });
         gathered.threads += 1;
         gathered.from = gathered.from.min(from);
         gathered.measures.merge(measures);

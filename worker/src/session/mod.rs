@@ -72,7 +72,8 @@ const HELLO_LIMIT: Duration = Duration::from_secs(10);
 pub async fn run(config: WorkerConfig, dial: Dial, stop: CancellationToken) -> Result<(), WorkerError> {
     let lease = Arc::new(Lease::default());
     let incarnation = Incarnation::fresh();
-    let core = SessionCore::new(config.name.as_str().to_owned(), incarnation.0, config.threads.get(), lease.clone());
+    let core =
+        SessionCore::new(config.name.as_str().to_owned(), incarnation.0, config.threads.get(), lease.clone());
     let (events_in, events) = mpsc::channel(ENGINE_EVENTS);
     let mut actor = Actor {
         config,
@@ -131,7 +132,9 @@ struct Actor {
 impl Actor {
     /// One line to the coordinator, from hello to its end.
     async fn session(&mut self, dial: &Dial, stop: &CancellationToken) -> Result<SessionEnd, WorkerError> {
-        let mut client = GridClient::new(dial()).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let mut client = GridClient::new(dial())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let (words, outgoing) = mpsc::channel(WORDS);
         let hello = Word::Hello(self.hello());
         if words.try_send(pb::FromWorker { message: Some(hello) }).is_err() {
@@ -146,7 +149,9 @@ impl Actor {
             Ok(Err(status)) => {
                 tracing::debug!(%status, "the coordinator does not answer");
                 return match status.code() {
-                    tonic::Code::PermissionDenied | tonic::Code::Unauthenticated | tonic::Code::FailedPrecondition => {
+                    tonic::Code::PermissionDenied
+                    | tonic::Code::Unauthenticated
+                    | tonic::Code::FailedPrecondition => {
                         Err(WorkerError::Rejected(status.message().to_owned()))
                     }
                     _ => Ok(SessionEnd::BeforeWelcome),
@@ -221,7 +226,9 @@ impl Actor {
             Some(EngineEvent::Measured { phase, from, to, measures, users, thread: _ }) => {
                 self.happened(Event::Measured { phase, from, to, measures, users })
             }
-            Some(EngineEvent::Zero { phase, seen_minus_zero_ns }) => self.happened(Event::Zero { phase, seen_minus_zero_ns }),
+            Some(EngineEvent::Zero { phase, seen_minus_zero_ns }) => {
+                self.happened(Event::Zero { phase, seen_minus_zero_ns })
+            }
             Some(EngineEvent::PhaseEnded { phase, thread: _ }) => self.happened(Event::PhaseEnded { phase }),
             Some(EngineEvent::EndRun) => self.happened(Event::EndRun),
         }
@@ -251,9 +258,11 @@ impl Actor {
         match effect {
             Effect::Say(word) => self.say(*word),
             Effect::Load { prepare, tables } => {
-                let (config, lease, events) = (self.config.clone(), self.lease.clone(), self.events_in.clone());
+                let (config, lease, events) =
+                    (self.config.clone(), self.lease.clone(), self.events_in.clone());
                 self.engine = EngineState::Starting(tokio::task::spawn_blocking(move || {
-                    start_engine(&config, *prepare, &tables, lease, &events).map_err(|error| display_chain(&*error))
+                    start_engine(&config, *prepare, &tables, lease, &events)
+                        .map_err(|error| display_chain(&*error))
                 }));
             }
             Effect::Begin(begin) => self.order(&Order::Begin(PhaseOrder {
@@ -297,7 +306,8 @@ impl Actor {
     fn tell_health(&mut self) {
         let (now, used) = (boot_now(), process_use());
         let seconds = now.since(self.used_at).as_secs_f64();
-        let cpu_percent = if seconds > 0.0 { (used.cpu_seconds - self.used.cpu_seconds) / seconds * 100.0 } else { 0.0 };
+        let cpu_percent =
+            if seconds > 0.0 { (used.cpu_seconds - self.used.cpu_seconds) / seconds * 100.0 } else { 0.0 };
         (self.used, self.used_at) = (used, now);
         let health = pb::Health {
             cpu_percent,
@@ -334,7 +344,8 @@ fn start_engine(
     events: &mpsc::Sender<EngineEvent>,
 ) -> Result<Engine, Box<dyn std::error::Error + Send + Sync>> {
     let plan = loadgrid_common::plan::decode(&prepare.plan)?;
-    let interval = Duration::from_nanos(plan.grid.map_or(1_000_000_000, |grid| grid.snapshot_ns).max(1_000_000));
+    let interval =
+        Duration::from_nanos(plan.grid.map_or(1_000_000_000, |grid| grid.snapshot_ns).max(1_000_000));
     let mut parsed = HashMap::new();
     for (hash, bytes) in tables {
         parsed.insert(hash.clone(), Arc::new(Table::parse(bytes)?));
@@ -345,16 +356,35 @@ fn start_engine(
             return Err(format!("the worker {} may not send load to {host}", config.name).into());
         }
     }
+    let allowed = AllowedTargets::new(&prepare.allowed_targets);
     let program = Arc::new(Program::compile(plan, &parsed)?);
-    let setup = RunSetup {
-        run: prepare.run,
-        program,
-        secrets: Secrets(prepare.secrets),
-        allowed: AllowedTargets::new(&prepare.allowed_targets),
-        lease,
-        interval,
-    };
+    reach(&program.plan().target, &allowed, program.connect_timeout())?;
+    let setup =
+        RunSetup { run: prepare.run, program, secrets: Secrets(prepare.secrets), allowed, lease, interval };
     Ok(Engine::start(&setup, config.threads, events)?)
+}
+
+/// Opens and closes one connection to the target, so that a run against nobody does not begin.
+fn reach(target: &str, allowed: &AllowedTargets, limit: Duration) -> Result<(), String> {
+    use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+    let cure = "start it, or name another one with --target";
+    let url =
+        url::Url::parse(target).map_err(|error| format!("the target {target} is not an address: {error}"))?;
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+    let port = url.port_or_known_default().unwrap_or(80);
+    let found = (host.as_str(), port).to_socket_addrs();
+    let found =
+        found.map_err(|error| format!("the target's name {host} is not resolved: {error}; {cure}"))?;
+    let found: Vec<SocketAddr> = found.filter(|address| allowed.allows(&host, address.ip())).collect();
+    let mut last =
+        format!("{host} may not be sent load by this coordinator; start it with --allow-target {host}");
+    for address in found {
+        match TcpStream::connect_timeout(&address, limit.max(Duration::from_millis(1))) {
+            Ok(_) => return Ok(()),
+            Err(error) => last = format!("the target {target} does not answer at {address}: {error}; {cure}"),
+        }
+    }
+    Err(last)
 }
 
 fn display_chain(error: &(dyn std::error::Error + 'static)) -> String {

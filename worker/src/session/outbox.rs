@@ -66,7 +66,10 @@ impl Outbox {
 
     /// Takes an interval that is complete.
     pub fn push(&mut self, interval: Interval) {
-        let totals = self.totals.entry(interval.phase).or_insert_with(|| pb::PhaseTotals { phase: interval.phase, ..Default::default() });
+        let totals = self
+            .totals
+            .entry(interval.phase)
+            .or_insert_with(|| pb::PhaseTotals { phase: interval.phase, ..Default::default() });
         for load in interval.measures.loads.values() {
             totals.iterations_started += load.started;
             totals.iterations_ended += load.ended();
@@ -184,6 +187,9 @@ mod tests {
         assert_eq!(rest[0].delta.as_ref().unwrap().steps[0].sent, 1_000 - WINDOW as u64);
         outbox.acknowledged(WINDOW as u64 + 1);
         assert!(outbox.is_empty());
-        assert_eq!((outbox.seal().last_seq, outbox.seal().phases[0].exchanges_sent), (WINDOW as u64 + 1, 1_000));
+        assert_eq!(
+            (outbox.seal().last_seq, outbox.seal().phases[0].exchanges_sent),
+            (WINDOW as u64 + 1, 1_000)
+        );
     }
 }
