@@ -16,7 +16,8 @@ fn assert_refused(finished: &Finished, code: i32, words: &[&str]) {
 }
 
 fn command(arguments: &[&str]) -> Finished {
-    let (status, stdout, stderr) = Child::start("loadgrid", &loadgrid(), arguments).wait(Duration::from_secs(60));
+    let (status, stdout, stderr) =
+        Child::start("loadgrid", &loadgrid(), arguments).wait(Duration::from_secs(60));
     Finished { code: status.code().unwrap_or(-1), stdout, stderr, report: serde_json::Value::Null }
 }
 
@@ -89,7 +90,9 @@ thresholds: [ "p99(response_tim) < 1s" ]
 fn broken_texts_are_refused_quickly() {
     let deep = format!("version: 1\ntarget: {}1{}", "[".repeat(10_000), "]".repeat(10_000));
     let mut bomb = "x-a: &a [1,1,1,1,1,1,1,1,1,1]\n".to_owned();
-    for (name, of) in ["b", "c", "d", "e", "f", "g", "h", "i"].iter().zip(["a", "b", "c", "d", "e", "f", "g", "h"]) {
+    for (name, of) in
+        ["b", "c", "d", "e", "f", "g", "h", "i"].iter().zip(["a", "b", "c", "d", "e", "f", "g", "h"])
+    {
         let list = vec![format!("*{of}"); 10].join(",");
         writeln!(bomb, "x-{name}: &{name} [{list}]").expect("a string");
     }
@@ -107,10 +110,22 @@ fn broken_texts_are_refused_quickly() {
         (fifty.as_str(), vec!["50 problems", "first 20"]),
         (large.as_str(), vec!["at most 4 MiB"]),
         ("version: 1\0\n", vec!["NUL"]),
-        ("version: 1\ntarget: http://x\ntarget: http://y\nsteps: [ get: / ]\nload: { vus: 1, for: 1s }\n", vec!["second time"]),
-        ("version: 1\ntarget: http://x\nsteps: [ get: { url: /x/${id} } ]\nload: { vus: 1, for: 1s }\n", vec!["quotes"]),
-        ("version: 1\ntarget: http://x\nsetup: [ get: / ]\nsteps: [ ws.connect: /ws ]\nload: { vus: 1, for: 1s }\n", vec!["`setup` is not supported yet", "`ws.connect` is not supported yet"]),
-        ("version: 1\ntarget: ftp://x\nsteps: [ get: / ]\nload: { rate: 5, for: 1s }\n", vec!["is not an address", "did you mean 5/s or 5/m?"]),
+        (
+            "version: 1\ntarget: http://x\ntarget: http://y\nsteps: [ get: / ]\nload: { vus: 1, for: 1s }\n",
+            vec!["second time"],
+        ),
+        (
+            "version: 1\ntarget: http://x\nsteps: [ get: { url: /x/${id} } ]\nload: { vus: 1, for: 1s }\n",
+            vec!["quotes"],
+        ),
+        (
+            "version: 1\ntarget: http://x\nsetup: [ get: / ]\nsteps: [ ws.connect: /ws ]\nload: { vus: 1, for: 1s }\n",
+            vec!["`setup` is not supported yet", "`ws.connect` is not supported yet"],
+        ),
+        (
+            "version: 1\ntarget: ftp://x\nsteps: [ get: / ]\nload: { rate: 5, for: 1s }\n",
+            vec!["is not an address", "did you mean 5/s or 5/m?"],
+        ),
     ] {
         let began = std::time::Instant::now();
         assert_refused(&validate(text), 104, &words);
@@ -127,7 +142,8 @@ users: { u: { data: [ account ], loop: [ get: \"/${account.email}\" ] } }
 phases: [ { name: main, load: [ constant-vus: { vus: 50, duration: 1s } ] } ]
 ";
     assert_refused(&validate(text), 104, &["`account` has 10 rows", "50 users", "lower the number of users"]);
-    let column = text.replace("account.email }", "account.mail }").replace("/${account.email}", "/${account.mail}");
+    let column =
+        text.replace("account.email }", "account.mail }").replace("/${account.email}", "/${account.mail}");
     assert_refused(&validate(&column), 104, &["`account` has no `mail`", "did you mean `email`?"]);
 }
 
@@ -137,7 +153,11 @@ fn wrong_command_lines_are_usage_errors() {
     assert_refused(&command(&["run"]), 2, &["FILE"]);
     assert_refused(&command(&["run", "x.yaml", "-d", "30"]), 2, &["30s"]);
     assert_refused(&command(&["run", "nowhere.yaml"]), 104, &["nowhere.yaml", "quickstart"]);
-    assert_refused(&command(&["submit", "--coordinator", "not an address", "scenarios/quickstart.yaml"]), 104, &["scenario"]);
+    assert_refused(
+        &command(&["submit", "--coordinator", "not an address", "scenarios/quickstart.yaml"]),
+        104,
+        &["scenario"],
+    );
     assert_eq!(command(&["--help"]).code, 0);
     assert_eq!(command(&["--version"]).code, 0);
 }
@@ -151,7 +171,10 @@ fn help_fits_a_screen() {
 
 #[test]
 fn a_target_that_does_not_answer_is_named_and_nothing_is_sent() {
-    let scenario = format!("version: 1\ntarget: http://127.0.0.1:{}\nsteps: [ get: / ]\nload: {{ vus: 1, for: 1s }}\n", free_port());
+    let scenario = format!(
+        "version: 1\ntarget: http://127.0.0.1:{}\nsteps: [ get: / ]\nload: {{ vus: 1, for: 1s }}\n",
+        free_port()
+    );
     let finished = run_local(&scenario, &[]);
     assert_refused(&finished, 112, &["does not answer", "127.0.0.1", "--target"]);
     assert_eq!(finished.number("/ledger/exchanges/sent"), 0);
@@ -166,7 +189,11 @@ fn a_coordinator_that_is_not_there_is_named() {
     std::fs::write(&file, GOOD).expect("the scenario is written");
     let address = format!("127.0.0.1:{}", free_port());
     let file = file.display().to_string();
-    assert_refused(&command(&["submit", &file, "--coordinator", &address]), 113, &["no coordinator answers", "loadgrid coordinator"]);
+    assert_refused(
+        &command(&["submit", &file, "--coordinator", &address]),
+        113,
+        &["no coordinator answers", "loadgrid coordinator"],
+    );
     assert_refused(&command(&["runs", "--coordinator", &address]), 113, &["no coordinator answers"]);
 }
 
@@ -176,7 +203,11 @@ fn a_port_in_use_is_named() {
     let address = taken.local_addr().expect("an address").to_string();
     let data = tempfile::tempdir().expect("a directory");
     let data = data.path().display().to_string();
-    assert_refused(&command(&["coordinator", "--listen", &address, "--data", &data]), 1, &[&address, "--listen"]);
+    assert_refused(
+        &command(&["coordinator", "--listen", &address, "--data", &data]),
+        1,
+        &[&address, "--listen"],
+    );
     assert_refused(&command(&["demo", "--listen", &address]), 1, &[&address, "--listen"]);
     assert_refused(&command(&["coordinator", "--listen", "0.0.0.0:7400"]), 2, &["loopback", "127.0.0.1"]);
 }
@@ -248,9 +279,16 @@ fn a_scenario_that_fails_while_it_runs_says_so() {
 fn thresholds_decide_and_one_without_data_fails() {
     let witness = Witness::start();
     let scenario = |threshold: &str| {
-        format!("version: 1\ntarget: {}\nsteps:\n  - get: /\n  - if: {{ when: \"1 > 2\", then: [ get: {{ url: /never, name: never }} ] }}\nload: {{ vus: 1, for: 300ms }}\nthresholds: [ \"{threshold}\" ]\n", witness.target)
+        format!(
+            "version: 1\ntarget: {}\nsteps:\n  - get: /\n  - if: {{ when: \"1 > 2\", then: [ get: {{ url: /never, name: never }} ] }}\nload: {{ vus: 1, for: 300ms }}\nthresholds: [ \"{threshold}\" ]\n",
+            witness.target
+        )
     };
     assert_eq!(run_local(&scenario("p50(response_time) < 10s"), &[]).code, 0);
-    assert_refused(&run_local(&scenario("p50(response_time) < 1us"), &[]), 99, &["✗", "1 of 1 thresholds failed"]);
+    assert_refused(
+        &run_local(&scenario("p50(response_time) < 1us"), &[]),
+        99,
+        &["✗", "1 of 1 thresholds failed"],
+    );
     assert_refused(&run_local(&scenario("p50(response_time, step=never) < 10s"), &[]), 99, &["no data"]);
 }

@@ -8,7 +8,10 @@ use loadgrid_e2e::{Grid, Witness, wait_for};
 fn a_killed_worker_is_in_ledger_and_headline() {
     let witness = Witness::start();
     let mut grid = Grid::start(3);
-    let scenario = format!("version: 1\ntarget: {}\nsteps: [ get: \"/n/${{iteration}}\" ]\nload: {{ rate: 90/s, for: 12s }}\n", witness.target);
+    let scenario = format!(
+        "version: 1\ntarget: {}\nsteps: [ get: \"/n/${{iteration}}\" ]\nload: {{ rate: 90/s, for: 12s }}\n",
+        witness.target
+    );
     let (submit, json) = grid.submit(&scenario, &[]);
     wait_for("load", Duration::from_secs(30), || (witness.seen().len() > 200).then_some(()));
     grid.workers[1].signal("KILL");
@@ -31,7 +34,12 @@ fn a_killed_worker_is_in_ledger_and_headline() {
     // What the witness saw lies between what is known and what may have been.
     let seen = witness.seen().len() as u64;
     assert!((number("ok")..=number("started")).contains(&seen), "{seen} of {iterations}");
-    let lost: Vec<_> = finished.report["ledger"]["workers"].as_array().into_iter().flatten().filter(|w| w["lost"] == true).collect();
+    let lost: Vec<_> = finished.report["ledger"]["workers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|w| w["lost"] == true)
+        .collect();
     assert_eq!(lost.len(), 1);
     assert_eq!(lost[0]["worker"], "w2");
     assert_eq!(lost[0]["sealed"], false);
@@ -41,7 +49,10 @@ fn a_killed_worker_is_in_ledger_and_headline() {
 fn losing_all_workers_ends_the_run_with_a_partial_report() {
     let witness = Witness::start();
     let grid = Grid::start(1);
-    let scenario = format!("version: 1\ntarget: {}\nsteps: [ get: / ]\nload: {{ rate: 50/s, for: 60s }}\n", witness.target);
+    let scenario = format!(
+        "version: 1\ntarget: {}\nsteps: [ get: / ]\nload: {{ rate: 50/s, for: 60s }}\n",
+        witness.target
+    );
     let (submit, json) = grid.submit(&scenario, &[]);
     wait_for("a counted second", Duration::from_secs(30), || (witness.seen().len() > 150).then_some(()));
     grid.workers[0].signal("KILL");

@@ -32,8 +32,23 @@ fn code(text: &str) -> String {
 
 /// What does I/O, spawns, waits or reads a clock.
 const IMPURE: &[&str] = &[
-    "tokio", "tonic", "axum", "reqwest", "rusqlite", "async ", "await", "Instant", "SystemTime", "boot_now", "process::now",
-    "std::fs", "std::net", "std::env", "std::thread", "spawn", "jiff",
+    "tokio",
+    "tonic",
+    "axum",
+    "reqwest",
+    "rusqlite",
+    "async ",
+    "await",
+    "Instant",
+    "SystemTime",
+    "boot_now",
+    "process::now",
+    "std::fs",
+    "std::net",
+    "std::env",
+    "std::thread",
+    "spawn",
+    "jiff",
 ];
 
 #[test]
@@ -51,9 +66,19 @@ fn the_cores_are_pure() {
     ];
     let mut files: Vec<(PathBuf, String)> = cores.iter().flat_map(|directory| sources(directory)).collect();
     for file in [
-        "coordinator/src/hub/core.rs", "coordinator/src/hub/live.rs", "worker/src/session/core.rs", "worker/src/session/clock.rs",
-        "worker/src/session/outbox.rs", "worker/src/session/backoff.rs", "common/src/random.rs", "common/src/units.rs",
-        "common/src/plan.rs", "common/src/time.rs", "common/src/lease.rs", "common/src/id.rs", "common/src/targets.rs",
+        "coordinator/src/hub/core.rs",
+        "coordinator/src/hub/live.rs",
+        "worker/src/session/core.rs",
+        "worker/src/session/clock.rs",
+        "worker/src/session/outbox.rs",
+        "worker/src/session/backoff.rs",
+        "common/src/random.rs",
+        "common/src/units.rs",
+        "common/src/plan.rs",
+        "common/src/time.rs",
+        "common/src/lease.rs",
+        "common/src/id.rs",
+        "common/src/targets.rs",
     ] {
         files.push((project().join(file), std::fs::read_to_string(project().join(file)).expect(file)));
     }
@@ -67,7 +92,11 @@ fn the_cores_are_pure() {
 
 #[test]
 fn the_two_sides_do_not_know_each_other() {
-    for (directory, other) in [("coordinator/src", "loadgrid_worker"), ("worker/src", "loadgrid_coordinator"), ("demo/src", "loadgrid_common")] {
+    for (directory, other) in [
+        ("coordinator/src", "loadgrid_worker"),
+        ("worker/src", "loadgrid_coordinator"),
+        ("demo/src", "loadgrid_common"),
+    ] {
         for (path, text) in sources(directory) {
             assert!(!text.contains(other), "{} names {other}", path.display());
         }
@@ -78,7 +107,11 @@ fn the_two_sides_do_not_know_each_other() {
 fn every_file_says_what_it_is_about() {
     for directory in ["common/src", "coordinator/src", "worker/src", "cli/src", "demo/src", "e2e"] {
         for (path, text) in sources(directory) {
-            assert!(text.starts_with("//! "), "{} does not begin with a sentence about itself", path.display());
+            assert!(
+                text.starts_with("//! "),
+                "{} does not begin with a sentence about itself",
+                path.display()
+            );
         }
     }
 }
@@ -87,9 +120,21 @@ fn every_file_says_what_it_is_about() {
 fn no_public_name_says_nothing() {
     for directory in ["common/src", "coordinator/src", "worker/src", "cli/src"] {
         for (path, text) in sources(directory) {
-            for line in text.lines().filter(|line| line.contains("struct ") || line.contains("enum ") || line.contains("trait ")) {
-                let name = line.split(["struct ", "enum ", "trait "].map(|w| if line.contains(w) { w } else { "\0" }).iter().find(|w| **w != "\0").expect("one of them")).nth(1);
-                let name: String = name.unwrap_or_default().chars().take_while(char::is_ascii_alphanumeric).collect();
+            for line in text
+                .lines()
+                .filter(|line| line.contains("struct ") || line.contains("enum ") || line.contains("trait "))
+            {
+                let name = line
+                    .split(
+                        ["struct ", "enum ", "trait "]
+                            .map(|w| if line.contains(w) { w } else { "\0" })
+                            .iter()
+                            .find(|w| **w != "\0")
+                            .expect("one of them"),
+                    )
+                    .nth(1);
+                let name: String =
+                    name.unwrap_or_default().chars().take_while(char::is_ascii_alphanumeric).collect();
                 for word in ["Manager", "Helper", "Util", "Wrapper", "Impl"] {
                     assert!(!name.ends_with(word), "{}: `{name}`", path.display());
                 }
@@ -106,7 +151,19 @@ fn the_glossary_and_the_exit_codes_are_in_the_documents() {
         assert!(readme.contains(&number), "exit code {number} is not in README.md");
     }
     let glossary = std::fs::read_to_string(project().join("docs/glossary.md")).expect("docs/glossary.md");
-    for word in ["scenario", "plan", "virtual user", "arrival", "exchange", "response time", "service time", "lateness", "epoch", "lease", "seal"] {
+    for word in [
+        "scenario",
+        "plan",
+        "virtual user",
+        "arrival",
+        "exchange",
+        "response time",
+        "service time",
+        "lateness",
+        "epoch",
+        "lease",
+        "seal",
+    ] {
         assert!(glossary.contains(word), "`{word}` is not in the glossary");
     }
 }

@@ -93,16 +93,18 @@ impl Actor {
                 }
                 Vec::new()
             }
-            Message::Submit { submission, reply } => match self.submit(*submission).await {
-                Ok((run, outputs)) => {
-                    answer_to(reply, Ok(run));
-                    outputs
-                }
-                Err(error) => {
-                    answer_to(reply, Err(error));
-                    Vec::new()
-                }
-            },
+            Message::Submit { submission, reply } => {
+                let answer = match self.submit(*submission).await {
+                    Ok((run, outputs)) => {
+                        // Whoever hears the run's name may ask for its view at once.
+                        self.perform(outputs).await;
+                        Ok(run)
+                    }
+                    Err(error) => Err(error),
+                };
+                answer_to(reply, answer);
+                Vec::new()
+            }
             Message::Stop { run, interrupted, abort, reply } => {
                 let is_live = self.core.live().is_some_and(|live| live.as_str().starts_with(run.as_str()));
                 answer_to(reply, is_live);
