@@ -154,10 +154,10 @@ fn line(update: &pb::RunUpdate) {
     match (update.state(), current) {
         (pb::RunState::Running, Some(phase)) => {
             let elapsed = show_duration(Duration::from_secs(update.elapsed_ns / 1_000_000_000));
+            let (count, thresholds) = (phase.exchanges, thresholds(update));
             say(format_args!(
-                "{elapsed:>6}  {}: {} exchanges  {}",
+                "{elapsed:>6}  {}: {count} exchanges  {}{thresholds}",
                 phase.name,
-                phase.exchanges,
                 figures(phase)
             ));
         }

@@ -31,6 +31,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         if number.is_empty() {
             return error(format!("`{text}` is not a duration; write for example 30s, 250ms or 1m30s"));
         }
+        let after = after.trim_start();
         let unit_end = after.find(|c: char| !c.is_alphabetic() && c != 'µ').unwrap_or(after.len());
         let (unit, after) = after.split_at(unit_end);
         let scale_ns: u64 = match unit {

@@ -1,6 +1,8 @@
 //! Scenarios as people write them: every file under `scenarios/` is valid, the schema agrees with the
 //! parser, and plans hold what the text says.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should fail")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 

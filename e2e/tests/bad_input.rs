@@ -58,11 +58,11 @@ thresholds: [ "p99(response_tim) < 1s" ]
         &finished,
         104,
         &[
-            ":5:25",
+            ":5:27",
             "`nowhere.csv` cannot be read",
             ":9:9",
             "did you mean `get`?",
-            ":10:23",
+            ":10:25",
             "did you mean `expect`?",
             ":11:",
             "`nobody` is not known here",

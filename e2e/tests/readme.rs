@@ -53,7 +53,10 @@ fn the_commands_of_the_readme_work() {
                 let (status, stdout, log) = child.wait(Duration::from_secs(120));
                 assert!(status.success(), "{command}:\n{stdout}\n{log}");
                 match verb.as_str() {
-                    "run" | "submit" => assert!(stdout.contains("PASSED  quickstart") && stdout.contains("ledger closes"), "{stdout}"),
+                    "run" | "submit" => assert!(
+                        stdout.contains("PASSED  quickstart") && stdout.contains("ledger closes"),
+                        "{stdout}"
+                    ),
                     "workers" => assert!(stdout.contains("first") && stdout.contains("second"), "{stdout}"),
                     "runs" => assert!(stdout.contains("passed") && stdout.contains("quickstart"), "{stdout}"),
                     other => panic!("the README shows `{other}`, which this test does not know"),
@@ -66,9 +69,14 @@ fn the_commands_of_the_readme_work() {
     assert_eq!(seen, ["run", "demo", "coordinator", "worker", "worker", "submit", "workers", "runs"]);
 
     // The small scenario, with the demo of before.
-    let block = readme.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a scenario in the README");
+    let block = readme
+        .split("```yaml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .expect("a scenario in the README");
     let small = directory.path().join("small.yaml");
     std::fs::write(&small, block.replace("7800", &demo).replace("10s", "1s")).expect("a scenario");
-    let (status, stdout, log) = Child::start("small", &loadgrid(), &["run", &small.display().to_string()]).wait(Duration::from_secs(60));
+    let (status, stdout, log) = Child::start("small", &loadgrid(), &["run", &small.display().to_string()])
+        .wait(Duration::from_secs(60));
     assert!(status.success(), "{stdout}\n{log}");
 }

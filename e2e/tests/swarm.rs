@@ -9,7 +9,7 @@ use loadgrid_e2e::{Child, Grid};
 fn cost(id: u32) -> (f64, u64) {
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{id}/{file}")).unwrap_or_default();
     let stat = read("stat");
-    let fields: Vec<u64> = stat
+    let fields: Vec<i64> = stat
         .rsplit(')')
         .next()
         .unwrap_or_default()
@@ -17,7 +17,7 @@ fn cost(id: u32) -> (f64, u64) {
         .filter_map(|f| f.parse().ok())
         .collect();
     // Behind the name and the state: utime and stime are the 10th and 11th number, in ticks of 10 ms.
-    let ticks = fields.get(10).copied().unwrap_or(0) + fields.get(11).copied().unwrap_or(0);
+    let ticks: i64 = fields.get(10).copied().unwrap_or(0) + fields.get(11).copied().unwrap_or(0);
     let pages: u64 = read("statm").split_whitespace().nth(1).and_then(|f| f.parse().ok()).unwrap_or(0);
     (ticks as f64 / 100.0, pages * 4096)
 }

@@ -114,6 +114,8 @@ pub struct ThresholdError {
     pub message: String,
     /// What to do.
     pub hint: String,
+    /// Whether it names a step, a phase or a counter that is not there.
+    pub is_unknown_name: bool,
 }
 
 const METRICS: &[(&str, Metric)] = &[
@@ -200,7 +202,13 @@ const OPS: [(&str, Op); 6] = [
 fn error_at(text: &str, part: &str, message: String, hint: &str) -> ThresholdError {
     let offset =
         if part.is_empty() { 0 } else { (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize) };
-    ThresholdError { offset, length: part.trim().len().max(1), message, hint: hint.to_owned() }
+    ThresholdError {
+        offset,
+        length: part.trim().len().max(1),
+        message,
+        hint: hint.to_owned(),
+        is_unknown_name: false,
+    }
 }
 
 fn parse_metric(text: &str, part: &str, counters: &[String]) -> Result<Metric, ThresholdError> {
@@ -249,7 +257,8 @@ fn parse_selector(
     };
     if !known.iter().any(|known| known == value) {
         let hint = crate::scenario::suggest(value, known.iter().map(String::as_str)).unwrap_or_default();
-        return fail(format!("there is no {key} `{value}`"), &hint);
+        let error = error_at(text, part, format!("there is no {key} `{value}`"), &hint);
+        return Err(ThresholdError { is_unknown_name: true, ..error });
     }
     Ok(if key == "phase" { Selector::Phase(value.to_owned()) } else { Selector::Step(value.to_owned()) })
 }

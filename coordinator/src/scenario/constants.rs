@@ -30,7 +30,7 @@ impl Constants {
         sink: &mut Sink,
     ) -> Self {
         let mut constants = Self { env, ..Self::default() };
-        for (name, value) in &vars.0 {
+        for (name, value) in &vars.entries {
             let name = &name.0.value;
             let value = match overrides.iter().rev().find(|(key, _)| key == name) {
                 Some((_, value)) => Some(plain_value(value)),

@@ -53,7 +53,7 @@ pub(super) fn read(
     sink: &mut Sink,
 ) -> Sources {
     let mut sources = Sources::default();
-    for (name, data) in data.iter().flat_map(|data| &data.0) {
+    for (name, data) in data.iter().flat_map(|data| &data.entries) {
         let text = &name.0;
         let is_name = text.value.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && text.value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -66,8 +66,12 @@ pub(super) fn read(
             Data::Csv(csv) => read_csv(&csv.file, resolver, sink),
             Data::Generate(generate) => {
                 let count = constants.quantity(&generate.rows, sink);
-                let columns: Vec<_> =
-                    generate.columns.0.iter().map(|(_, text)| row_template(text, constants, sink)).collect();
+                let columns: Vec<_> = generate
+                    .columns
+                    .entries
+                    .iter()
+                    .map(|(_, text)| row_template(text, constants, sink))
+                    .collect();
                 let names = generate.columns.names().map(str::to_owned).collect();
                 match (count, columns.into_iter().collect::<Option<Vec<_>>>()) {
                     (Some(count), Some(columns)) if (1..=MOST_ROWS).contains(&count) => {
@@ -214,7 +218,7 @@ pub(super) fn bind(
     sink: &mut Sink,
 ) {
     let mut taken = vec![0_u64; sources.0.len()];
-    for (index, ((name, user), plan)) in users.0.iter().zip(plans).enumerate() {
+    for (index, ((name, user), plan)) in users.entries.iter().zip(plans).enumerate() {
         let bound: Vec<usize> = user
             .data
             .iter()

@@ -92,20 +92,20 @@ macro_rules! mapping {
                 let lifted = $crate::scenario::decode::lift(node, mapping!(@short $($short)?));
                 let node = lifted.as_ref().unwrap_or(node);
                 let entries = $crate::scenario::decode::entries(node, concat!("`", stringify!($name), "`"), sink)?;
-                let mut broken = false;
                 $(let mut $field = (None::<$type>, false);)*
                 for (key, value) in entries {
                     match &*key.text {
                         $(text if text == mapping!(@key $field) => {
                             $field.1 = true;
                             $field.0 = $crate::scenario::decode::Decode::decode(value, sink);
-                            broken |= $field.0.is_none();
                         })*
                         _ => $crate::scenario::decode::check_key(key, KNOWN, LATER, sink),
                     }
                 }
-                $(mapping!(@missing $need $field node sink broken);)*
-                if broken { return None; }
+                let broken = [$(mapping!(@missing $need $field node sink)),*];
+                if broken.contains(&true) {
+                    return None;
+                }
                 $(let $field = $field.0;)*
                 Some(Self { span: node.span, $($field: mapping!(@take $need $field)),* })
             }
@@ -147,13 +147,14 @@ macro_rules! mapping {
     (@later $later:expr) => { $later };
     (@require required $field:ident $list:ident) => { $list.push(mapping!(@key $field)) };
     (@require optional $field:ident $list:ident) => {};
-    (@missing required $field:ident $node:ident $sink:ident $broken:ident) => {
+    // A key that cannot be read was told; without a required one there is no value of this type.
+    (@missing required $field:ident $node:ident $sink:ident) => {{
         if !$field.1 {
             $sink.add($node.span, format!("`{}` is missing here", mapping!(@key $field)));
-            $broken = true;
         }
-    };
-    (@missing optional $field:ident $node:ident $sink:ident $broken:ident) => {};
+        $field.0.is_none()
+    }};
+    (@missing optional $field:ident $node:ident $sink:ident) => { false };
 }
 pub(super) use mapping;
 
@@ -394,9 +395,8 @@ impl<T: Decode> Decode for Vec<T> {
             sink.add_with_hint(node.span, format!("this should be a list, not {}", node.kind()), hint);
             return None;
         };
-        // Every item is read, so that all their problems are told.
-        let read: Vec<Option<T>> = items.iter().map(|item| T::decode(item, sink)).collect();
-        read.into_iter().collect()
+        // What cannot be read is told and left out, so that the rest can still be looked at.
+        Some(items.iter().filter_map(|item| T::decode(item, sink)).collect())
     }
 
     fn schema(definitions: &mut Definitions) -> Json {
@@ -406,36 +406,50 @@ impl<T: Decode> Decode for Vec<T> {
 
 /// Names to values, in the order of the file.
 #[derive(Clone, Debug)]
-pub(super) struct Mapped<T>(pub(super) Vec<(Name, T)>);
+pub(super) struct Mapped<T> {
+    pub(super) entries: Vec<(Name, T)>,
+    /// Names whose values cannot be read; that was told, so nobody else need complain of them.
+    broken: Vec<String>,
+}
 
 impl<T> Mapped<T> {
     pub(super) fn get(&self, name: &str) -> Option<&T> {
-        self.0.iter().find(|(key, _)| key.0.value == name).map(|(_, value)| value)
+        self.entries.iter().find(|(key, _)| key.0.value == name).map(|(_, value)| value)
+    }
+
+    /// Whether a name is there, though its value cannot be read.
+    pub(super) fn is_broken(&self, name: &str) -> bool {
+        self.broken.iter().any(|broken| broken == name)
+    }
+
+    /// A mapping with one entry.
+    pub(super) fn one(name: Name, value: T) -> Self {
+        Self { entries: vec![(name, value)], broken: Vec::new() }
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.0.iter().map(|(key, _)| key.0.value.as_str())
+        self.entries.iter().map(|(key, _)| key.0.value.as_str())
     }
 }
 
 impl<T> Default for Mapped<T> {
     fn default() -> Self {
-        Self(Vec::new())
+        Self { entries: Vec::new(), broken: Vec::new() }
     }
 }
 
 impl<T: Decode> Decode for Mapped<T> {
     fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
         let entries = entries(node, "this", sink)?;
-        let read: Vec<Option<(Name, T)>> = entries
-            .iter()
-            .filter(|(key, _)| !key.text.starts_with("x-"))
-            .map(|(key, value)| {
-                let text = Text { value: key.text.to_string(), span: key.span, plain: true };
-                Some((Name(text), T::decode(value, sink)?))
-            })
-            .collect();
-        read.into_iter().collect::<Option<_>>().map(Self)
+        let mut mapped = Self::default();
+        for (key, value) in entries.iter().filter(|(key, _)| !key.text.starts_with("x-")) {
+            let text = Text { value: key.text.to_string(), span: key.span, plain: true };
+            match T::decode(value, sink) {
+                Some(value) => mapped.entries.push((Name(text), value)),
+                None => mapped.broken.push(text.value),
+            }
+        }
+        Some(mapped)
     }
 
     fn schema(definitions: &mut Definitions) -> Json {

@@ -100,6 +100,8 @@ pub(super) struct Flows<'a> {
     pub(super) used_columns: &'a RefCell<BTreeSet<(String, String)>>,
     pub(super) names: &'a mut Names,
     pub(super) sink: &'a mut Sink,
+    /// Names that may be variables of parts that could not be read.
+    pub(super) perhaps: &'a BTreeSet<String>,
     /// Flows that are being expanded, to find a flow that calls itself.
     pub(super) calls: Vec<String>,
     pub(super) expanded: usize,
@@ -108,7 +110,7 @@ pub(super) struct Flows<'a> {
 impl<'a> Flows<'a> {
     fn templates(&self) -> Templates<'a> {
         let scope = Scope { slots: self.slots, sources: self.sources, secrets: self.secrets };
-        Templates { constants: self.constants, scope, used_columns: self.used_columns }
+        Templates { constants: self.constants, scope, used_columns: self.used_columns, perhaps: self.perhaps }
     }
 
     /// Compiles a list of steps; problems go to the sink and leave their step out.
@@ -130,6 +132,9 @@ impl<'a> Flows<'a> {
 
     fn call(&mut self, name: &Text, compiled: &mut Vec<plan::Step>) {
         let Some(flow) = self.flows.get(&name.value) else {
+            if self.flows.is_broken(&name.value) {
+                return;
+            }
             let hint = suggest(&name.value, self.flows.names())
                 .unwrap_or_else(|| "declare it under `flows`".to_owned());
             self.sink.add_with_hint(name.span, format!("there is no flow `{}`", name.value), hint);
@@ -177,7 +182,7 @@ impl<'a> Flows<'a> {
             Step::Count(counters) => {
                 let templates = self.templates();
                 let read: Vec<_> = counters
-                    .0
+                    .entries
                     .iter()
                     .map(|(name, amount)| {
                         let amount = templates.text(amount, self.sink)?;
@@ -207,7 +212,7 @@ impl<'a> Flows<'a> {
 
     fn assignments(&mut self, values: &Mapped<Any>) -> Option<Vec<plan::Assignment>> {
         let read: Vec<_> = values
-            .0
+            .entries
             .iter()
             .map(|(name, value)| {
                 let value = self.templates().json(&value.0, self.sink)?;
@@ -219,7 +224,7 @@ impl<'a> Flows<'a> {
 
     pub(super) fn headers(&mut self, headers: &Mapped<Text>) -> Option<Vec<plan::Header>> {
         let read: Vec<_> = headers
-            .0
+            .entries
             .iter()
             .map(|(name, value)| {
                 let value = self.templates().text(value, self.sink);
@@ -339,7 +344,7 @@ impl<'a> Flows<'a> {
         let mut headers = request.headers.as_ref().map_or(Some(Vec::new()), |headers| self.headers(headers));
         if let Some(cookies) = &request.cookies {
             let mut value = Template::default();
-            for (place, (name, cookie)) in cookies.0.iter().enumerate() {
+            for (place, (name, cookie)) in cookies.entries.iter().enumerate() {
                 let begin = format!("{}{}=", if place > 0 { "; " } else { "" }, name.0.value);
                 value.parts.extend(fixed(&begin).parts);
                 value.parts.extend(self.templates().text(cookie, self.sink)?.parts);
@@ -464,7 +469,7 @@ impl<'a> Flows<'a> {
             out.within_ns = Some(loadgrid_common::time::nanos(limit));
             out.within_check = intern(&mut self.names.checks, &format!("{step}: within {shown}"));
         }
-        for (path, condition) in expect.json.iter().flat_map(|json| &json.0) {
+        for (path, condition) in expect.json.iter().flat_map(|json| &json.entries) {
             let path = self.json_path(&path.0)?;
             let (words, condition) = match condition {
                 JsonExpect::Equals(value) | JsonExpect::Condition(doc::JsonCondition::Equals(value)) => {
@@ -504,7 +509,7 @@ impl<'a> Flows<'a> {
     fn captures(&mut self, captures: &Mapped<doc::Capture>) -> Option<Vec<plan::Capture>> {
         let mut out = Vec::new();
         let mut good = true;
-        for (name, capture) in &captures.0 {
+        for (name, capture) in &captures.entries {
             if plan::slots::FIXED.contains(&name.0.value.as_str())
                 || self.sources.iter().any(|source| source.0 == name.0.value)
             {

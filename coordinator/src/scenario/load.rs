@@ -41,7 +41,7 @@ pub(super) fn phases(
     let mut reader = Reader { users, constants, overrides: *overrides, response_timeout_ns, sink };
     let phases = match (&document.phases, &document.load) {
         (Some(phases), None) => {
-            if phases.is_empty() {
+            if phases.is_empty() && reader.sink.is_empty() {
                 reader.sink.add(document.span, "`phases` is empty");
             }
             let mut names: Vec<&str> = Vec::new();
@@ -123,12 +123,12 @@ impl Reader<'_> {
     }
 
     fn phase(&mut self, phase: &doc::Phase) -> Option<plan::Phase> {
-        if phase.load.is_empty() {
+        if phase.load.is_empty() && self.sink.is_empty() {
             self.sink.add(phase.span, format!("the phase `{}` has no load", phase.name.0.value));
         }
         let read: Vec<_> = phase.load.iter().map(|load| self.load(load)).collect();
         let phase_plan = plan_phase(&phase.name.0.value, read.into_iter().collect::<Option<_>>()?);
-        if phase_plan.length().is_zero() {
+        if phase_plan.length().is_zero() && self.sink.is_empty() {
             self.sink.add(phase.span, format!("the phase `{}` has no length", phase.name.0.value));
         }
         Some(phase_plan)
@@ -169,7 +169,7 @@ impl Reader<'_> {
         let place = match user {
             Some(name) => {
                 let place = self.users.names().position(|known| known == name.value);
-                if place.is_none() {
+                if place.is_none() && !self.users.is_broken(&name.value) {
                     let hint = suggest(&name.value, self.users.names()).unwrap_or_default();
                     self.sink.add_with_hint(
                         name.span,
@@ -179,7 +179,8 @@ impl Reader<'_> {
                 }
                 place
             }
-            None if self.users.0.len() == 1 => Some(0),
+            None if self.users.entries.len() == 1 => Some(0),
+            None if !self.sink.is_empty() => None,
             None => {
                 let known: Vec<&str> = self.users.names().collect();
                 let hint = format!("one of: {}", known.join(", "));
@@ -251,7 +252,7 @@ impl Reader<'_> {
         if pieces.len() < load.stages.len() {
             return None;
         }
-        if pieces.is_empty() {
+        if pieces.is_empty() && self.sink.is_empty() {
             self.sink.add(load.span, "`stages` is empty");
         }
         Some(closed(user?, pieces, "ramping-vus"))

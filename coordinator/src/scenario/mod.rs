@@ -117,6 +117,10 @@ fn compile(
     let tree = tree::parse(text, sink)?;
     let mut document = Document::decode(&tree, sink)?;
     check_version(&document, sink)?;
+    let mut perhaps = BTreeSet::new();
+    if !sink.is_empty() {
+        variables_of(&tree, &mut perhaps);
+    }
     let users = users(&mut document, sink);
     let no_vars = Mapped::default();
     let mut constants = Constants::resolve(
@@ -132,20 +136,31 @@ fn compile(
     let secret_names: Vec<String> =
         document.secrets.iter().flat_map(|secrets| secrets.names().map(str::to_owned)).collect();
     let columns = sources.columns();
+    if !sink.is_empty() {
+        // A source that could not be read was told already.
+        perhaps.extend(document.data.iter().flat_map(|data| data.names().map(str::to_owned)));
+    }
 
     let mut names = Names::default();
     let used_columns = RefCell::new(BTreeSet::new());
     let no_flows = Mapped::default();
     let flows = document.flows.as_ref().unwrap_or(&no_flows);
     let (mut user_plans, http) = {
-        let parts =
-            Parts { document: &document, users: &users, flows, columns: &columns, secrets: &secret_names };
+        let parts = Parts {
+            document: &document,
+            users: &users,
+            flows,
+            columns: &columns,
+            secrets: &secret_names,
+            perhaps: &perhaps,
+        };
         compile_users(&parts, &constants, &used_columns, &mut names, sink)
     };
     let response_timeout = http.as_ref().map_or(30_000_000_000, |http| http.response_timeout_ns);
-    let mut phases = load::phases(&document, &users, &constants, &overrides.load, response_timeout, sink)?;
+    let phases = load::phases(&document, &users, &constants, &overrides.load, response_timeout, sink);
+    let thresholds = thresholds(&document, &names, sink);
+    let mut phases = phases?;
     data::bind(&sources, &users, &mut user_plans, &mut phases, sink);
-    let thresholds = thresholds(&document, &names, &phases, sink);
     let grid = grid(document.grid.as_ref(), &constants, sink);
     let (plan_sources, tables) = sources.finish(&used_columns.borrow(), sink);
     let seed = match (overrides.seed, &document.seed) {
@@ -202,6 +217,7 @@ struct Parts<'a> {
     flows: &'a Mapped<Vec<document::Step>>,
     columns: &'a Bound,
     secrets: &'a [String],
+    perhaps: &'a BTreeSet<String>,
 }
 
 /// Compiles every type of user, and the settings of `http`, whose headers may name variables.
@@ -214,8 +230,8 @@ fn compile_users(
 ) -> (Vec<plan::UserType>, Option<plan::Http>) {
     let mut user_plans = Vec::new();
     let mut http = None;
-    for (name, user) in &parts.users.0 {
-        let (slots, bound) = slots_of(user, parts.flows, parts.columns, sink);
+    for (name, user) in &parts.users.entries {
+        let (slots, bound) = slots_of(user, parts.flows, parts.columns, parts.perhaps, sink);
         let mut compiler = Flows {
             flows: parts.flows,
             constants,
@@ -225,6 +241,7 @@ fn compile_users(
             used_columns,
             names,
             sink,
+            perhaps: parts.perhaps,
             calls: Vec::new(),
             expanded: 0,
         };
@@ -235,7 +252,7 @@ fn compile_users(
             // Headers of all requests may name variables; the first type of user's are checked against.
             http = compiler.http(parts.document.http.as_ref());
         }
-        if user.r#loop.is_empty() {
+        if user.r#loop.is_empty() && sink.is_empty() {
             sink.add(user.span, format!("the loop of `{}` is empty", name.0.value));
         }
         user_plans.push(plan::UserType {
@@ -264,7 +281,7 @@ fn users(document: &mut Document, sink: &mut Sink) -> Mapped<UserType> {
     let span = document.span;
     match (document.users.take(), document.steps.take()) {
         (Some(users), None) => {
-            if users.0.is_empty() {
+            if users.entries.is_empty() && sink.is_empty() {
                 sink.add(span, "`users` is empty");
             }
             users
@@ -272,7 +289,7 @@ fn users(document: &mut Document, sink: &mut Sink) -> Mapped<UserType> {
         (None, Some(steps)) => {
             let name = decode::Name(decode::Text { value: "user".to_owned(), span, plain: true });
             let span = Span { start: span.start, length: 0 };
-            Mapped(vec![(name, UserType { span, data: None, start: None, r#loop: steps, stop: None })])
+            Mapped::one(name, UserType { span, data: None, start: None, r#loop: steps, stop: None })
         }
         (None, None) => {
             sink.add_with_hint(
@@ -321,7 +338,7 @@ fn target(
 fn secrets(document: &Document, resolver: &dyn Resolver, sink: &mut Sink) -> Vec<(String, String)> {
     let mut read = Vec::new();
     let environment = resolver.environment();
-    for (name, secret) in document.secrets.iter().flat_map(|secrets| &secrets.0) {
+    for (name, secret) in document.secrets.iter().flat_map(|secrets| &secrets.entries) {
         let (value, span) = match secret {
             Secret::Env(variable) => {
                 let value = environment.get(&variable.value).cloned();
@@ -355,6 +372,7 @@ fn slots_of(
     user: &UserType,
     flows: &Mapped<Vec<document::Step>>,
     columns: &Bound,
+    perhaps: &BTreeSet<String>,
     sink: &mut Sink,
 ) -> (Vec<String>, Bound) {
     let mut slots = template::fixed_slots();
@@ -365,6 +383,7 @@ fn slots_of(
                 slots.push(source.value.clone());
                 bound.push(found.clone());
             }
+            None if perhaps.contains(&source.value) => {}
             None => {
                 let known = columns.iter().map(|(name, _)| name.as_str());
                 let hint =
@@ -384,17 +403,41 @@ fn slots_of(
     (slots, bound)
 }
 
-fn thresholds(document: &Document, names: &Names, phases: &[plan::Phase], sink: &mut Sink) -> Vec<String> {
-    let phases: Vec<String> = phases.iter().map(|phase| phase.name.clone()).collect();
+fn thresholds(document: &Document, names: &Names, sink: &mut Sink) -> Vec<String> {
+    let phases: Vec<String> = match &document.phases {
+        Some(phases) => phases.iter().map(|phase| phase.name.0.value.clone()).collect(),
+        None => vec!["main".to_owned()],
+    };
+    let all_read = sink.is_empty();
     let mut texts = Vec::new();
     for threshold in document.thresholds.iter().flatten() {
         let text = &threshold.0;
         match Threshold::parse(&text.value, &names.counters, &phases, &names.steps) {
             Ok(_) => texts.push(text.value.clone()),
+            // The step or phase may be one that could not be read.
+            Err(error) if error.is_unknown_name && !all_read => {}
             Err(error) => sink.add_with_hint(text.at(error.offset, error.length), error.message, error.hint),
         }
     }
     texts
+}
+
+/// Names of variables that stand anywhere in the text, for what could not be read.
+fn variables_of(node: &tree::Node, found: &mut BTreeSet<String>) {
+    match &node.value {
+        tree::Value::Scalar { .. } => {}
+        tree::Value::List(items) => items.iter().for_each(|item| variables_of(item, found)),
+        tree::Value::Map(entries) => {
+            for (key, value) in entries.iter() {
+                if matches!(&*key.text, "capture" | "set" | "data")
+                    && let tree::Value::Map(names) = &value.value
+                {
+                    found.extend(names.iter().map(|(name, _)| name.text.to_string()));
+                }
+                variables_of(value, found);
+            }
+        }
+    }
 }
 
 fn grid(grid: Option<&document::Grid>, constants: &Constants, sink: &mut Sink) -> Option<plan::GridSettings> {

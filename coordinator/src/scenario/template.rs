@@ -26,6 +26,8 @@ pub(super) struct Templates<'a> {
     pub(super) scope: Scope<'a>,
     /// Data columns that were named: (source, column); an empty column stands for all.
     pub(super) used_columns: &'a std::cell::RefCell<std::collections::BTreeSet<(String, String)>>,
+    /// Names that may be variables of parts that could not be read: nobody knows, so nobody complains.
+    pub(super) perhaps: &'a std::collections::BTreeSet<String>,
 }
 
 impl Templates<'_> {
@@ -45,7 +47,7 @@ impl Templates<'_> {
     pub(super) fn pairs(&self, pairs: &super::decode::Mapped<Text>, sink: &mut Sink) -> Option<Template> {
         let mut builder = Builder::default();
         let mut good = true;
-        for (place, (name, value)) in pairs.0.iter().enumerate() {
+        for (place, (name, value)) in pairs.entries.iter().enumerate() {
             if place > 0 {
                 builder.literal("&");
             }
@@ -182,6 +184,9 @@ impl Templates<'_> {
         for name in expression.names() {
             if !self.scope.slots.iter().any(|slot| slot == name) && !Constants::is_constant(name) {
                 good = false;
+                if self.perhaps.contains(name) {
+                    continue;
+                }
                 let message = match name.as_str() {
                     "setup" | "sent" => format!("`{name}` is not supported yet by this version"),
                     _ => format!("`{name}` is not known here"),

@@ -260,6 +260,12 @@ fn hint_for(text: &str, at: usize) -> Option<String> {
     // The parser often stops on the line after the slip.
     let previous = text[..line_start.saturating_sub(1)].rfind('\n').map_or(0, |i| i + 1);
     let line_end = text[at..].find('\n').map_or(text.len(), |i| at + i);
+    // Or on the line before it.
+    let line_end = text[line_end..]
+        .char_indices()
+        .skip(1)
+        .find(|(_, c)| *c == '\n')
+        .map_or(text.len(), |(i, _)| line_end + i);
     for line in text[previous..line_end].lines() {
         let flow = line.contains('{') && line.contains('}') || line.contains('[');
         if line.contains("${") && flow && !line.contains("\"${") && !line.contains("'${") {
