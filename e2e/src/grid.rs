@@ -69,6 +69,12 @@ impl Grid {
         grid
     }
 
+    /// Where the coordinator's data and the scenarios are.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     /// Starts one more worker.
     pub fn add_worker(&mut self, name: &str) {
         let arguments = ["worker", "--coordinator", &self.address, "--name", name, "--threads", "1"];

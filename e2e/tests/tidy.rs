@@ -32,23 +32,25 @@ fn code(text: &str) -> String {
 
 /// What does I/O, spawns, waits or reads a clock.
 const IMPURE: &[&str] = &[
-    "tokio",
-    "tonic",
-    "axum",
-    "reqwest",
-    "rusqlite",
+    "tokio::",
+    "tokio_",
+    "tonic::",
+    "axum::",
+    "reqwest::",
+    "rusqlite::",
+    "hyper",
+    "jiff",
     "async ",
     "await",
     "Instant",
     "SystemTime",
     "boot_now",
-    "process::now",
+    "process::",
     "std::fs",
     "std::net",
     "std::env",
     "std::thread",
     "spawn",
-    "jiff",
 ];
 
 #[test]

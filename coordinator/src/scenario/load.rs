@@ -138,6 +138,8 @@ impl Reader<'_> {
         match (&load.rate, &load.vus) {
             (Some(rate), None) => self.constant_rate(None, load.span, rate, &load.r#for, None, None),
             (None, Some(vus)) => self.constant_vus(None, load.span, vus, &load.r#for),
+            // Whichever it was could not be read.
+            (None, None) if !self.sink.is_empty() => None,
             _ => {
                 self.sink.add_with_hint(
                     load.span,

@@ -53,10 +53,10 @@ pub(super) fn classify(error: &reqwest::Error, trace: &Trace) -> ErrorKind {
         cause = error.source();
     }
     if error.is_timeout() {
-        return if trace.tried() && trace.opened().is_none() {
-            ErrorKind::Connect
-        } else {
-            ErrorKind::Timeout
+        return match (trace.tried() && trace.opened().is_none(), trace.in_tls()) {
+            (true, true) => ErrorKind::Tls,
+            (true, false) => ErrorKind::Connect,
+            (false, _) => ErrorKind::Timeout,
         };
     }
     if incomplete {
