@@ -63,6 +63,14 @@ impl Signals {
         Ok(Self { interrupt: make(SignalKind::interrupt())?, terminate: make(SignalKind::terminate())? })
     }
 
+    /// Waits before the next attempt; a signal ends the wait, and all attempts.
+    async fn pause(&mut self) -> Result<(), ()> {
+        tokio::select! {
+            () = self.next() => Err(()),
+            () = tokio::time::sleep(WATCH_AGAIN) => Ok(()),
+        }
+    }
+
     async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -78,7 +86,7 @@ pub(crate) async fn follow(
     run: &str,
     address: &str,
     quiet: bool,
-) -> Result<(), Failure> {
+) -> Result<u8, Failure> {
     let mut signals = Signals::new()?;
     let mut progress = Progress::new(quiet);
     let mut interrupts = 0_u32;
@@ -89,7 +97,7 @@ pub(crate) async fn follow(
             Ok(updates) => updates.into_inner(),
             Err(status) if attempts < WATCH_ATTEMPTS && status.code() != tonic::Code::NotFound => {
                 attempts += 1;
-                tokio::time::sleep(WATCH_AGAIN).await;
+                signals.pause().await.map_err(|()| gave_up(run))?;
                 continue;
             }
             Err(status) => return Err(refused(address, &status)),
@@ -109,7 +117,7 @@ pub(crate) async fn follow(
                     progress.show(&update);
                     if update.state() == pb::RunState::Ended {
                         progress.finish();
-                        return Ok(());
+                        return Ok(u8::try_from(update.exit_code).unwrap_or(ExitCode::Internal.code()));
                     }
                 }
                 // The line broke, or the coordinator ended the stream early: take it up again.
@@ -122,8 +130,15 @@ pub(crate) async fn follow(
             return Err(Failure::new(ExitCode::Unreachable, error)
                 .hint(format!("the run may go on; see `loadgrid report {run}` later")));
         }
-        tokio::time::sleep(WATCH_AGAIN).await;
+        signals.pause().await.map_err(|()| gave_up(run))?;
     }
+}
+
+/// Ctrl-C while the coordinator does not answer.
+fn gave_up(run: &str) -> Failure {
+    let error = anyhow::anyhow!("interrupted while the coordinator did not answer");
+    Failure::new(ExitCode::Interrupted, error)
+        .hint(format!("the run may go on; see `loadgrid report {run}` later"))
 }
 
 async fn interrupt(client: &mut RunsClient<Channel>, run: &str, interrupts: u32) {
@@ -152,6 +167,16 @@ pub(crate) async fn conclude(
         .await
         .map_err(|status| refused(address, &status))?;
     show(&reply.into_inner().json, json, quiet)
+}
+
+/// The exit code of a run: its report's, or, where there is none, what the coordinator said of it.
+pub(crate) fn finish(code: u8, concluded: Result<u8, Failure>) -> Result<u8, Failure> {
+    match concluded {
+        Err(Failure::Other { error, hint, .. }) if code != 0 => {
+            Err(Failure::Other { code: ExitCode::of(code), error, hint })
+        }
+        concluded => concluded,
+    }
 }
 
 /// Prints a report from its JSON, writes the files asked for, and gives the exit code.

@@ -14,6 +14,8 @@ use ipnet::IpNet;
 pub struct AllowedTargets {
     names: Vec<String>,
     networks: Vec<IpNet>,
+    /// A second list that must allow it, too.
+    also: Option<Box<Self>>,
 }
 
 impl AllowedTargets {
@@ -38,10 +40,19 @@ impl AllowedTargets {
         list
     }
 
+    /// Both lists must allow a target.
+    #[must_use]
+    pub fn narrowed(mut self, by: Self) -> Self {
+        self.also = Some(Box::new(by));
+        self
+    }
+
     /// Whether a connection to `address`, reached by the name `host`, is allowed.
     #[must_use]
     pub fn allows(&self, host: &str, address: IpAddr) -> bool {
-        !is_link_local(address) && (self.allows_address(address) || self.allows_name(host))
+        !is_link_local(address)
+            && (self.allows_address(address) || self.allows_name(host))
+            && self.also.as_ref().is_none_or(|also| also.allows(host, address))
     }
 
     /// Whether `host` is allowed by its name, or by its address where it is one.
@@ -91,5 +102,8 @@ mod tests {
         assert!(list.allows("other", ip("10.1.2.3")) && !list.allows("other", ip("10.2.2.3")));
         assert!(!list.allows("shop.test", ip("169.254.169.254")), "never link-local");
         assert!(!list.allows("shop.test", ip("::ffff:169.254.169.254")), "nor in disguise");
+        let narrow = list.narrowed(AllowedTargets::new(["10.1.2.0/24"]));
+        assert!(narrow.allows("x", ip("10.1.2.3")) && !narrow.allows("x", ip("10.1.3.3")));
+        assert!(!narrow.allows_host("127.0.0.1"));
     }
 }

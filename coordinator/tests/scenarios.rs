@@ -69,7 +69,7 @@ users:
   b:
     data: [ person ]
     loop:
-      - put: { url: "/p/${person.name}", form: { a: "${vars.double}", b: "x y" }, query: { q: "ä" } }
+      - put: { url: "/p/${person.name}", form: { a: "${vars.double}", b: "x y" }, query: { q: "ä" }, headers: { x-signed: "${person.odd}" } }
       - patch: { url: /p, body: "raw ${user.id}" }
       - head: /p
       - delete: { url: /p, cookies: { one: "1" }, redirects: 0, timeout: 100ms }
@@ -111,6 +111,10 @@ fn a_rich_scenario_becomes_the_plan_it_says() {
     assert!(!String::from_utf8_lossy(&bundle.plan).contains("s3cret"), "a secret is no part of the plan");
     assert_eq!(plan.sources[0].columns, ["email"], "only used columns travel");
     assert_eq!(String::from_utf8_lossy(&bundle.tables[0].csv), "email\na@x\nb@x\nc@x\n");
+    let plan::step::Step::Http(put) = plan.users[1].body[0].step.as_ref().unwrap() else {
+        panic!("a request")
+    };
+    assert_eq!(put.headers[0].name, "x-signed", "only keys of ours may begin with x- and be free");
     assert_eq!(plan.actions, ["look", "leave"]);
     assert_eq!(plan.counters, ["polls"]);
     let views: Vec<LoadView> = plan

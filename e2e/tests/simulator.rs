@@ -565,12 +565,12 @@ impl Simulation {
             let to =
                 if ended { run_time.max(running.reported) } else { Duration::from_secs(run_time.as_secs()) };
             let measures = Box::new(std::mem::take(&mut running.measures));
-            events.push(Event::Measured { phase, from: running.reported, to, measures, users: 1 });
+            events.push(Event::Measured { thread: 0, phase, from: running.reported, to, measures, users: 1 });
             running.reported = to;
         }
         if ended {
             engine.phase = None;
-            events.push(Event::PhaseEnded { phase });
+            events.push(Event::PhaseEnded { thread: 0, phase });
         }
         let id = worker.id.clone();
         let key = (id.clone(), worker.incarnation);

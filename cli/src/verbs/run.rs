@@ -7,7 +7,7 @@ use loadgrid_coordinator::judge::ExitCode;
 use loadgrid_demo::{Demo, DemoConfig};
 
 use crate::arguments::Run;
-use crate::follow::{Submission, conclude, follow, submit};
+use crate::follow::{Submission, conclude, finish, follow, submit};
 use crate::local::LocalGrid;
 use crate::output::Failure;
 use crate::{connect, files};
@@ -34,8 +34,8 @@ pub(crate) fn run(verb: &Run, quiet: bool) -> Result<u8, Failure> {
             Submission { bundle: &loaded.bundle, expect_workers: verb.workers.get(), wait: None, address };
         let code = async {
             let run = submit(&mut client, &submission).await?;
-            follow(&mut client, &run, address, quiet).await?;
-            conclude(&mut client, &run, address, verb.json.as_deref(), quiet).await
+            let code = follow(&mut client, &run, address, quiet).await?;
+            finish(code, conclude(&mut client, &run, address, verb.json.as_deref(), quiet).await)
         };
         let code = code.await;
         grid.end().await;

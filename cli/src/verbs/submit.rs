@@ -1,7 +1,7 @@
 //! `loadgrid submit`: a scenario to a coordinator.
 
 use crate::arguments::Submit;
-use crate::follow::{Submission, conclude, follow, submit as send};
+use crate::follow::{Submission, conclude, finish, follow, submit as send};
 use crate::output::{Failure, print, say};
 use crate::{connect, files};
 
@@ -25,7 +25,7 @@ pub(crate) fn submit(verb: &Submit, quiet: bool) -> Result<u8, Failure> {
         if !quiet {
             say(format_args!("run {run}"));
         }
-        follow(&mut client, &run, &verb.coordinator, quiet).await?;
-        conclude(&mut client, &run, &verb.coordinator, verb.json.as_deref(), quiet).await
+        let code = follow(&mut client, &run, &verb.coordinator, quiet).await?;
+        finish(code, conclude(&mut client, &run, &verb.coordinator, verb.json.as_deref(), quiet).await)
     })
 }

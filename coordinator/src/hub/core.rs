@@ -229,19 +229,22 @@ impl HubCore {
         let mut out = Vec::new();
         self.live = Some(live);
         self.commit = CommitState::Idle;
-        let present: Vec<RunEvent> = self
-            .fleet
-            .members()
-            .iter()
+        let present = self.present();
+        present.into_iter().for_each(|event| self.event(now, event, &mut out));
+        self.show(now, &mut out);
+        out
+    }
+
+    /// All workers, as events for a run.
+    fn present(&self) -> Vec<RunEvent> {
+        let members = self.fleet.members().iter();
+        members
             .map(|(worker, member)| RunEvent::Present {
                 worker: worker.clone(),
                 incarnation: member.incarnation,
                 threads: NonZeroU32::new(member.hello.threads).unwrap_or(NonZeroU32::MIN),
             })
-            .collect();
-        present.into_iter().for_each(|event| self.event(now, event, &mut out));
-        self.show(now, &mut out);
-        out
+            .collect()
     }
 
     /// Somebody wants the live run to end.
@@ -291,6 +294,8 @@ impl HubCore {
                 RunEvent::Lost { worker, incarnation: member.incarnation, lease_end: member.lease_until },
                 out,
             );
+            // Who came meanwhile may take its place.
+            self.present().into_iter().for_each(|event| self.event(now, event, out));
         }
         let Some(live) = &mut self.live else { return };
         let fold = match &mut self.commit {

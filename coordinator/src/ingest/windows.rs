@@ -31,6 +31,8 @@ pub struct Window {
     pub dropped: u64,
     /// Users alive at its end, over all workers.
     pub users: u64,
+    /// By worker: the newest count that it reported in this window.
+    users_by_worker: BTreeMap<u32, u64>,
     /// Response times.
     pub response: Distribution,
     /// The generator's own delay.
@@ -58,13 +60,15 @@ impl Window {
         }
     }
 
-    fn absorb(&mut self, next: &Self) {
+    /// Adds the window behind this one.
+    pub fn absorb(&mut self, next: &Self) {
         self.to = next.to;
         self.exchanges += next.exchanges;
         self.failed += next.failed;
         self.sent += next.sent;
         self.started += next.started;
         self.dropped += next.dropped;
+        self.users_by_worker.extend(next.users_by_worker.iter().map(|(worker, users)| (*worker, *users)));
         self.users = self.users.max(next.users);
         self.response.merge(&next.response);
         self.lateness.merge(&next.lateness);
@@ -111,7 +115,8 @@ impl Windows {
             ..Window::default()
         });
         window.to = window.to.max(to.min(begin + self.length));
-        window.users += users;
+        window.users_by_worker.insert(worker, users);
+        window.users = window.users_by_worker.values().sum();
         window.add(measures);
         let reported = self.reported.entry(worker).or_default();
         *reported = (*reported).max(to);

@@ -49,6 +49,12 @@ impl ExitCode {
         (Self::Unreachable, "the coordinator is not there or refuses"),
     ];
 
+    /// The exit code with this number; an unknown one is a failure of our own.
+    #[must_use]
+    pub fn of(number: u8) -> Self {
+        Self::ALL.iter().map(|(code, _)| *code).find(|code| code.code() == number).unwrap_or(Self::Internal)
+    }
+
     /// The number.
     #[must_use]
     pub const fn code(self) -> u8 {
@@ -58,6 +64,8 @@ impl ExitCode {
 
 /// Failures of the generator above this share of all exchanges spoil a result.
 const GENERATOR_FAULTS: f64 = 0.001;
+/// Arrivals that were not started although nobody was lost and nobody stopped the run, above this share.
+const MISSING_ARRIVALS: f64 = 0.001;
 /// The generator's own delay is of interest above this, or above a tenth of the response time.
 const LATENESS_US: u64 = 10_000;
 
@@ -90,6 +98,13 @@ pub fn validity(facts: &Facts<'_>, ledger: &Ledger) -> Validity {
     let (late, all) = (late.count(), facts.ingest.windows().iter().count());
     if late >= 3 && late * 20 > all {
         suspect.push(format!("in {late} of {all} intervals the generator itself was late (p99 above 10 ms and a tenth of the response time)"));
+    }
+    let (missing, planned) = (ledger.iterations.never_started, ledger.iterations.planned.unwrap_or(0));
+    if facts.completed && missing > 0 && facts.lost.is_empty() {
+        let text =
+            format!("{missing} arrivals were never started: the generator was behind, or without its lease");
+        let spoils = missing as f64 > planned as f64 * MISSING_ARRIVALS;
+        (if spoils { &mut invalid } else { &mut suspect }).push(text);
     }
     suspect.extend(facts.warnings.iter().cloned());
     let status = if !invalid.is_empty() {

@@ -298,8 +298,17 @@ fn worker_resources(worker: &WorkerFacts) -> WorkerResources {
 }
 
 fn timeline(facts: &Facts<'_>) -> Vec<Window> {
-    let windows = facts.ingest.windows().iter();
+    // The last moments of a phase make a window of a few milliseconds; they belong to the one before.
+    let whole = facts.ingest.windows().iter().map(crate::ingest::Window::length).max().unwrap_or_default();
+    let mut windows: Vec<crate::ingest::Window> = Vec::new();
+    for window in facts.ingest.windows().iter() {
+        match windows.last_mut() {
+            Some(last) if window.length() < whole / 2 => last.absorb(window),
+            _ => windows.push(window.clone()),
+        }
+    }
     windows
+        .iter()
         .map(|window| {
             let seconds = window.length().as_secs_f64();
             let q = |q: f64| window.response.quantile(q).unwrap_or_default();

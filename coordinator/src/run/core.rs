@@ -242,6 +242,8 @@ pub struct RunCore {
     epoch: u32,
     shares: Vec<(WorkerId, Incarnation, u32)>,
     run_zero: Option<Moment>,
+    /// How long it may wait for workers in all.
+    wait_until: Moment,
 }
 
 impl RunCore {
@@ -256,6 +258,7 @@ impl RunCore {
             epoch: 0,
             shares: Vec::new(),
             run_zero: None,
+            wait_until: until,
         }
     }
 
@@ -361,7 +364,7 @@ impl RunCore {
 
     fn present(&mut self, id: WorkerId, incarnation: Incarnation, threads: NonZeroU32) {
         // Workers that come after the shares were dealt are not part of this run.
-        if matches!(self.state, State::Waiting { .. }) {
+        if matches!(self.state, State::Waiting { .. } | State::Arming { .. }) {
             let fresh = Worker {
                 incarnation,
                 threads,
@@ -422,13 +425,17 @@ impl RunCore {
         else {
             return;
         };
+        if worker.sealed {
+            // It has said its last word; nothing of it is missing.
+            return;
+        }
         worker.live = false;
         match self.state {
             // Nothing has begun: the run goes on as if the worker had never been there.
             State::Waiting { .. } => drop(self.workers.remove(&id)),
             State::Arming { .. } | State::Opening { .. } if self.run_zero.is_none() => {
                 self.workers.remove(&id);
-                if self.epoch > 0 {
+                if self.epoch > 0 && self.live().count() >= self.needed() {
                     self.open_epoch(now);
                 }
             }
@@ -486,6 +493,9 @@ impl RunCore {
             }
             State::Arming { until } => {
                 let until = *until;
+                if self.waits_again(now, present) {
+                    return false;
+                }
                 if let Some(reason) = self.cannot_begin(present) {
                     self.stop(now, reason, true);
                     return true;
@@ -500,6 +510,9 @@ impl RunCore {
             }
             State::Opening { epoch, until } => {
                 let (epoch, until) = (*epoch, *until);
+                if self.waits_again(now, present) {
+                    return false;
+                }
                 if let Some(reason) = self.cannot_begin(present) {
                     self.stop(now, reason, true);
                     return true;
@@ -615,6 +628,15 @@ impl RunCore {
         self.run_zero.get_or_insert(zero);
         self.state = State::InPhase { phase, zero, until: zero + length + graceful + STOP_FLOWS + SLACK };
         out.push(RunEffect::PhaseBegins(PhaseSpan { phase, zero }));
+    }
+
+    /// Before the first phase a worker may be lost while there is time for another: then the run waits on.
+    fn waits_again(&mut self, now: Moment, present: usize) -> bool {
+        if present >= self.needed() || now >= self.wait_until {
+            return false;
+        }
+        self.state = State::Waiting { until: self.wait_until };
+        true
     }
 
     fn give_up_after(&mut self, now: Moment, until: Moment, what: &str) -> bool {

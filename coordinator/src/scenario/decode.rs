@@ -442,7 +442,8 @@ impl<T: Decode> Decode for Mapped<T> {
     fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
         let entries = entries(node, "this", sink)?;
         let mut mapped = Self::default();
-        for (key, value) in entries.iter().filter(|(key, _)| !key.text.starts_with("x-")) {
+        // Names are the writer's own here: a header may well be called `x-signature`.
+        for (key, value) in entries {
             let text = Text { value: key.text.to_string(), span: key.span, plain: true };
             match T::decode(value, sink) {
                 Some(value) => mapped.entries.push((Name(text), value)),

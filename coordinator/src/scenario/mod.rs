@@ -341,7 +341,8 @@ fn secrets(document: &Document, resolver: &dyn Resolver, sink: &mut Sink) -> Vec
     for (name, secret) in document.secrets.iter().flat_map(|secrets| &secrets.entries) {
         let (value, span) = match secret {
             Secret::Env(variable) => {
-                let value = environment.get(&variable.value).cloned();
+                let value = environment.get(&variable.value);
+                let value = value.map(|value| value.trim_end_matches(['\r', '\n']).to_owned());
                 (
                     value.ok_or_else(|| format!("the environment has no variable `{}`", variable.value)),
                     variable.span,

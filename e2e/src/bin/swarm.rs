@@ -164,11 +164,12 @@ impl Simulated {
         let over = running.begin.run_zero + edge >= running.begin.zero + running.length;
         let steps = self.plan.as_ref().map_or(0, |plan| plan.steps.len());
         let measures = self.invent(u32::try_from(steps)?);
-        let measured = Event::Measured { phase, from, to: edge, measures: Box::new(measures), users: 1 };
+        let measured =
+            Event::Measured { thread: 0, phase, from, to: edge, measures: Box::new(measures), users: 1 };
         self.happened(measured, words).await?;
         if over {
             self.running = None;
-            self.happened(Event::PhaseEnded { phase }, words).await?;
+            self.happened(Event::PhaseEnded { thread: 0, phase }, words).await?;
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use loadgrid_common::stats::ErrorKind;
+use loadgrid_common::stats::{Blame, ErrorKind};
 
 use super::trace::Trace;
 
@@ -30,8 +30,10 @@ pub(super) fn classify(error: &reqwest::Error, trace: &Trace) -> ErrorKind {
         if error.is::<NotAllowed>() {
             return ErrorKind::NotAllowed;
         }
-        if error.is::<NotResolved>() {
-            return ErrorKind::Dns;
+        if let Some(not_resolved) = error.downcast_ref::<NotResolved>() {
+            // Without a descriptor nobody can ask: that is ours.
+            let ours = of_io(&not_resolved.source, reused).filter(|kind| kind.blame() == Blame::Generator);
+            return ours.unwrap_or(ErrorKind::Dns);
         }
         if error.is::<rustls::Error>() {
             return ErrorKind::Tls;

@@ -27,7 +27,7 @@ pub(super) fn spawn(
         let user = ClosedUser {
             phase: phase.clone(),
             number,
-            identity: Identity { kind, index: identity_base + k },
+            identity: Identity { kind, index: identity_base + k, phase: phase.index },
             life: 0,
             iteration: 0,
         };
@@ -50,15 +50,17 @@ impl ClosedUser {
                 return;
             }
             while self.goes_on(life) {
-                let cut = self.phase.stops.cut.clone();
+                let abort = self.phase.stops.abort.clone();
                 // Boxed, so that a user that sleeps until its time is small.
                 let lived = Box::pin(self.live(life));
                 tokio::select! {
                     biased;
-                    () = cut.cancelled() => return,
+                    () = abort.cancelled() => return,
                     () = lived => {}
                 }
                 self.life += 1;
+                // A life without a request or a pause must not keep the thread to itself.
+                tokio::task::yield_now().await;
             }
         }
     }
@@ -81,7 +83,12 @@ impl ClosedUser {
                 return;
             }
         };
-        let started = user.start(now()).await;
+        let cut = self.phase.stops.cut.clone();
+        let started = tokio::select! {
+            biased;
+            () = cut.cancelled() => return,
+            started = user.start(now()) => started,
+        };
         if started.ended == Ended::Complete {
             self.iterate(&mut user, life).await;
         } else {
@@ -96,7 +103,13 @@ impl ClosedUser {
             // The intended start is the moment the user was ready.
             let due = now();
             let guard = self.phase.thread.recorder.iteration(self.number, Duration::ZERO);
-            let result = user.iterate(Pass::Iteration { iteration: self.iteration }, due).await;
+            let cut = self.phase.stops.cut.clone();
+            let result = tokio::select! {
+                biased;
+                // Its request in the air is dropped, and the guard counts its iteration.
+                () = cut.cancelled() => return,
+                result = user.iterate(Pass::Iteration { iteration: self.iteration }, due) => result,
+            };
             guard.end(result.ok, now().since(due));
             self.iteration += 1;
             match result.ended {

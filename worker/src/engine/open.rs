@@ -63,7 +63,7 @@ impl OpenLoad {
             else {
                 break;
             };
-            if !self.phase.until(at).await {
+            if !self.phase.until_arrival(at).await {
                 recorder.never_started(self.number, share - n);
                 break;
             }
@@ -105,7 +105,8 @@ impl OpenLoad {
         let n = pool.made;
         let index = self.stripe.nth(n).filter(|_| n < self.most_users)?;
         pool.made += 1;
-        let identity = Identity { kind: self.kind, index: self.identity_base + index };
+        let identity =
+            Identity { kind: self.kind, index: self.identity_base + index, phase: self.phase.index };
         Some(Seat { identity, life: 0, user: None })
     }
 
@@ -117,8 +118,11 @@ impl OpenLoad {
             () = cut.cancelled() => None,
             outcome = self.iterate(&mut seat, arrival, due) => Some(outcome),
         };
-        // A user that was cut off has requests in the air: it is gone, and the guard counts its iteration.
-        let Some((ok, ended)) = outcome else { return };
+        let Some((ok, ended)) = outcome else {
+            // Its request in the air is dropped, and the guard counts its iteration; its life still ends in order.
+            self.pool.borrow_mut().free.push(seat);
+            return;
+        };
         guard.end(ok, now().since(due));
         match ended {
             Ended::Complete | Ended::Iteration => {}
@@ -130,6 +134,7 @@ impl OpenLoad {
 
     async fn iterate(&self, seat: &mut Seat, arrival: u64, due: Moment) -> (bool, Ended) {
         let load = u64::from(self.phase.index) << 32 | u64::from(self.number);
+        let mut body_due = due;
         if seat.user.is_none() {
             let user = match VirtualUser::new(&self.phase.thread, seat.identity, seat.life) {
                 Ok(user) => user,
@@ -140,13 +145,17 @@ impl OpenLoad {
             };
             let (user, _) = seat.user.insert((Box::new(user), self.phase.alive()));
             let started = user.start(due).await;
+            if started.waited {
+                // The arrival's wait stands in the first exchange of `start`; the loop is due now.
+                body_due = now();
+            }
             if started.ended != Ended::Complete {
                 self.end_life(seat).await;
                 return (false, if started.ended == Ended::Run { Ended::Run } else { Ended::Iteration });
             }
         }
         let Some((user, _)) = &mut seat.user else { return (false, Ended::Complete) };
-        let result = user.iterate(Pass::Arrival { load, arrival }, due).await;
+        let result = user.iterate(Pass::Arrival { load, arrival }, body_due).await;
         (result.ok, result.ended)
     }
 

@@ -40,10 +40,29 @@ pub(super) struct Thread {
 /// How a phase is told to stop.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stops {
-    /// No new iterations.
+    /// The run is to end: no new iterations, whatever is still due.
+    pub(super) draining: CancellationToken,
+    /// The phase is over: no new iterations but those that were due in it.
     pub(super) ending: CancellationToken,
-    /// What is under way is dropped.
+    /// Iterations under way are dropped; lives still end in order.
     pub(super) cut: CancellationToken,
+    /// Everything is dropped.
+    pub(super) abort: CancellationToken,
+}
+
+impl Stops {
+    /// Nothing new begins.
+    pub(super) fn drain(&self) {
+        self.draining.cancel();
+        self.ending.cancel();
+    }
+
+    /// Everything is dropped.
+    pub(super) fn abort(&self) {
+        self.drain();
+        self.cut.cancel();
+        self.abort.cancel();
+    }
 }
 
 /// How long the steps at the end of a life may take.
@@ -69,6 +88,16 @@ impl Phase {
         }
     }
 
+    /// Waits until `at` after phase zero, for an arrival: it is started late rather than not at all. Returns
+    /// whether it may be started.
+    pub(super) async fn until_arrival(&self, at: Duration) -> bool {
+        tokio::select! {
+            biased;
+            () = self.stops.draining.cancelled() => false,
+            () = self.thread.timer.sleep_until(self.zero + at) => !self.stops.cut.is_cancelled(),
+        }
+    }
+
     /// Whether the worker still has its lease.
     pub(super) fn may_start(&self) -> bool {
         self.thread.lease.holds(loadgrid_common::process::boot_now())
@@ -78,7 +107,7 @@ impl Phase {
     pub(super) async fn stop_user(&self, user: &mut super::user::VirtualUser) {
         tokio::select! {
             biased;
-            () = self.stops.cut.cancelled() => {}
+            () = self.stops.abort.cancelled() => {}
             ended = tokio::time::timeout(STOP_LIMIT, user.stop()) => {
                 if ended.is_err() {
                     tracing::debug!("the end of a life took too long and was cut off");

@@ -216,24 +216,22 @@ impl LoadThread {
                 Order::Begin(order) => {
                     stops = Stops::default();
                     if draining {
-                        stops.ending.cancel();
+                        stops.drain();
                     }
                     let run = self.phase(thread.clone(), order, stops.clone());
                     tasks.spawn_local(run);
                 }
                 Order::Drain => {
                     draining = true;
-                    stops.ending.cancel();
+                    stops.drain();
                 }
                 Order::Abort => {
                     draining = true;
-                    stops.ending.cancel();
-                    stops.cut.cancel();
+                    stops.abort();
                 }
             }
         }
-        stops.ending.cancel();
-        stops.cut.cancel();
+        stops.abort();
         tasks.close();
         tasks.wait().await;
         ringing.abort();
@@ -308,8 +306,8 @@ impl LoadThread {
                     () = thread.timer.sleep_until(run_zero + edge) => {
                         reporter.report(from, edge).await;
                         from = edge;
-                        if thread.end_run.get() && !stops.ending.is_cancelled() {
-                            stops.ending.cancel();
+                        if thread.end_run.get() && !stops.draining.is_cancelled() {
+                            stops.drain();
                             reporter.tell(EngineEvent::EndRun).await;
                         }
                     }

@@ -9,7 +9,7 @@ use cookie_store::CookieStore;
 use loadgrid_common::expression::{DrawsObject, EvalError, Value, from_json, text_of};
 use loadgrid_common::plan::{self, slots};
 use loadgrid_common::process::now;
-use loadgrid_common::random::{Draws, hash_text};
+use loadgrid_common::random::{Draws, hash_text, mix};
 use loadgrid_common::stats::ErrorKind;
 use loadgrid_common::time::Moment;
 
@@ -28,6 +28,8 @@ pub(super) struct Identity {
     pub(super) kind: usize,
     /// Its number among the users of that type: `user.index`, and its row.
     pub(super) index: u64,
+    /// The phase of its lives: what is drawn in one phase is not drawn again in the next.
+    pub(super) phase: u32,
 }
 
 /// What a pass through a program is drawn for.
@@ -261,18 +263,19 @@ impl VirtualUser {
         self.pass(&thread.program.users[self.identity.kind].stop, pass, now()).await
     }
 
-    /// The keys of the randomness of operation `at` of a pass.
-    fn keys(&self, pass: Pass, at: usize) -> [u64; 5] {
+    /// The keys of the randomness of operation `at` of a pass, in the given turns of its loops.
+    fn keys(&self, pass: Pass, at: usize, loops: &[(u64, Moment)]) -> [u64; 6] {
         let seed = self.thread.seed;
-        let kind = self.identity.kind as u64;
+        let kind = u64::from(self.identity.phase) << 32 | (self.identity.kind as u64) << 8;
+        let turns = loops.iter().fold(0, |turns, (count, _)| mix(turns, count + 1));
         let at = at as u64;
         match pass {
-            Pass::Arrival { load, arrival } => [seed, 1, load, arrival, at],
+            Pass::Arrival { load, arrival } => [seed, 1, load, arrival, at, turns],
             Pass::Iteration { iteration } => {
-                [seed, 2 | kind << 8, self.identity.index, self.life << 40 | iteration, at]
+                [seed, 2 | kind, self.identity.index, self.life << 40 | iteration, at, turns]
             }
             Pass::Life { life, stop } => {
-                [seed, 3 | kind << 8, self.identity.index, life << 1 | u64::from(stop), at]
+                [seed, 3 | kind, self.identity.index, life << 1 | u64::from(stop), at, turns]
             }
         }
     }
@@ -282,7 +285,7 @@ impl VirtualUser {
         let mut result = PassResult { ended: Ended::Complete, ok: true, waited: false };
         let mut at = 0;
         while let Some(op) = ops.get(at) {
-            let keys = self.keys(pass, at);
+            let keys = self.keys(pass, at, &nesting.loops);
             self.state.draws.begin(&keys, self.thread.run_hash);
             let step = self.perform(op, &keys, at, &mut due, &mut nesting, &mut result).await;
             match step {
@@ -304,7 +307,8 @@ impl VirtualUser {
             }
         }
         for (action, was_ok) in nesting.actions.drain(..).rev() {
-            self.thread.recorder.action(action, result.ok || !was_ok);
+            self.thread.recorder.action(action, result.ok);
+            result.ok &= was_ok;
         }
         self.failed_before |= !result.ok;
         result
@@ -393,7 +397,7 @@ impl VirtualUser {
             }
             Op::Headers(headers) => {
                 for (name, template) in headers {
-                    let value = self.header_value(template)?;
+                    let value = self.header_value(name, template)?;
                     self.headers.insert(name.clone(), value);
                 }
             }
@@ -417,17 +421,26 @@ impl VirtualUser {
         let mut text = String::new();
         amount.render(&self.state, &mut text)?;
         let amount = text.trim().parse::<f64>().ok().filter(|amount| amount.is_finite());
-        let amount = amount
-            .ok_or_else(|| EvalError { expression: text, message: "is not a number to count".to_owned() })?;
+        let amount = amount.ok_or_else(|| EvalError {
+            expression: "count".to_owned(),
+            message: "the amount is not a number".to_owned(),
+        })?;
         self.thread.recorder.count(counter, amount);
         Ok(())
     }
 
-    fn header_value(&self, template: &Template) -> Result<http::HeaderValue, EvalError> {
+    fn header_value(
+        &self,
+        name: &http::HeaderName,
+        template: &Template,
+    ) -> Result<http::HeaderValue, EvalError> {
         let mut text = String::new();
         template.render(&self.state, &mut text)?;
-        http::HeaderValue::from_str(&text)
-            .map_err(|_| EvalError { expression: text, message: "is not a header value".to_owned() })
+        // The value is not shown: it may hold a secret.
+        http::HeaderValue::from_str(&text).map_err(|_| EvalError {
+            expression: format!("header {name}"),
+            message: "has a value that no header can have (a line end, perhaps)".to_owned(),
+        })
     }
 
     /// Sends a request and follows redirects; every hop is an exchange. Returns whether all was well.
@@ -492,13 +505,16 @@ impl VirtualUser {
             Url::Template(template) => {
                 let mut text = String::new();
                 template.render(&self.state, &mut text)?;
-                address(&self.state.constants().target, &text)
-                    .ok_or_else(|| EvalError { expression: text, message: "is not an address".to_owned() })?
+                address(&self.state.constants().target, &text).ok_or_else(|| {
+                    let step =
+                        self.thread.program.plan.steps.get(op.step as usize).cloned().unwrap_or_default();
+                    EvalError { expression: step, message: "its url is not an address".to_owned() }
+                })?
             }
         };
         let mut headers = self.thread.default_headers.clone();
         for (name, template) in &self.thread.program.headers {
-            headers.insert(name.clone(), self.header_value(template)?);
+            headers.insert(name.clone(), self.header_value(name, template)?);
         }
         headers.extend(
             self.headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())).collect::<Vec<_>>(),
@@ -513,7 +529,7 @@ impl VirtualUser {
             None => None,
         };
         for (name, template) in &op.headers {
-            headers.insert(name.clone(), self.header_value(template)?);
+            headers.insert(name.clone(), self.header_value(name, template)?);
         }
         let mut request = Request { method: op.method.clone(), url, headers, body };
         self.add_cookies(&mut request);

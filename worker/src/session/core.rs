@@ -42,6 +42,8 @@ pub enum Event {
     Refused(String),
     /// A load thread measured an interval.
     Measured {
+        /// Which thread.
+        thread: u32,
         /// Phase.
         phase: u32,
         /// Begin in run time.
@@ -62,6 +64,8 @@ pub enum Event {
     },
     /// A load thread has ended a phase.
     PhaseEnded {
+        /// Which thread.
+        thread: u32,
         /// Phase.
         phase: u32,
     },
@@ -142,8 +146,8 @@ struct Run {
     started: u32,
     /// 1 + the phase whose users have ended.
     ended: u32,
-    /// Threads that have ended the current phase.
-    threads_ended: u32,
+    /// How far each thread has reported in the current phase; for ever, once it has ended it.
+    reported: BTreeMap<u32, Duration>,
     draining: bool,
     next_seal: Option<Moment>,
     end_run: bool,
@@ -176,7 +180,6 @@ struct Committed {
 /// What the threads reported of one interval.
 #[derive(Debug, Default)]
 struct Gathered {
-    threads: u32,
     from: Duration,
     phase: u32,
     measures: Measures,
@@ -237,18 +240,24 @@ impl SessionCore {
                 }
             }),
             Event::Refused(reason) => self.changed(now, |run| run.stage = Stage::Refused(reason)),
-            Event::Measured { phase, from, to, measures, users } => {
+            Event::Measured { thread, phase, from, to, measures, users } => {
                 let threads = self.threads;
                 if let Some(run) = &mut self.run {
-                    run.measured(threads, phase, from, to, &measures, users);
+                    let fresh = || Gathered { from, phase, ..Gathered::default() };
+                    let gathered = run.gathered.entry(to).or_insert_with(fresh);
+                    gathered.from = gathered.from.min(from);
+                    gathered.measures.merge(&measures);
+                    gathered.users += users;
+                    run.reported.insert(thread, to);
+                    run.flush(threads);
                 }
             }
             Event::Zero { phase, seen_minus_zero_ns } => {
                 self.changed(now, |run| run.saw_zero(phase, seen_minus_zero_ns))
             }
-            Event::PhaseEnded { phase } => {
+            Event::PhaseEnded { thread, phase } => {
                 let threads = self.threads;
-                self.changed(now, |run| run.thread_ended(threads, phase));
+                self.changed(now, |run| run.thread_ended(threads, thread, phase));
             }
             Event::EndRun => self.changed(now, |run| run.end_run = true),
             Event::Tick => {}
@@ -371,7 +380,7 @@ impl SessionCore {
             committed: None,
             started: 0,
             ended: 0,
-            threads_ended: 0,
+            reported: BTreeMap::new(),
             draining: false,
             next_seal: None,
             end_run: false,
@@ -417,7 +426,7 @@ impl SessionCore {
             return;
         }
         run.started = start.phase + 1;
-        run.threads_ended = 0;
+        run.reported.clear();
         if let Some(committed) = &run.committed {
             out.push(Effect::Begin(Begin {
                 phase: start.phase,
@@ -535,22 +544,11 @@ impl Run {
         }
     }
 
-    fn measured(
-        &mut self,
-        threads: u32,
-        phase: u32,
-        from: Duration,
-        to: Duration,
-        measures: &Measures,
-        users: u32,
-    ) {
-        let gathered =
-            self.gathered.entry(to).or_insert_with(|| Gathered { from, phase, ..Gathered::default() });
-        gathered.threads += 1;
-        gathered.from = gathered.from.min(from);
-        gathered.measures.merge(measures);
-        gathered.users += users;
-        while self.gathered.first_key_value().is_some_and(|(_, first)| first.threads >= threads) {
+    /// Lets go of the intervals that every thread has reported.
+    fn flush(&mut self, threads: u32) {
+        let all = self.reported.len() >= threads as usize;
+        let horizon = self.reported.values().min().copied().filter(|_| all).unwrap_or_default();
+        while self.gathered.first_key_value().is_some_and(|(to, _)| *to <= horizon) {
             self.flush_first();
         }
     }
@@ -564,26 +562,16 @@ impl Run {
         }
     }
 
-    fn thread_ended(&mut self, threads: u32, phase: u32) {
+    fn thread_ended(&mut self, threads: u32, thread: u32, phase: u32) {
         if phase + 1 != self.started {
             return;
         }
-        self.threads_ended += 1;
-        if self.threads_ended < threads {
-            return;
+        self.reported.insert(thread, Duration::MAX);
+        self.flush(threads);
+        let ended = self.reported.values().filter(|to| **to == Duration::MAX).count();
+        if ended >= threads as usize {
+            self.users = 0;
+            self.ended = self.started;
         }
-        // The threads' last intervals end at instants of their own; together they are the phase's last.
-        let mut rest = std::mem::take(&mut self.gathered).into_iter();
-        if let Some((mut to, mut last)) = rest.next() {
-            for (end, gathered) in rest {
-                to = to.max(end);
-                last.measures.merge(&gathered.measures);
-                last.users = 0;
-            }
-            self.gathered.insert(to, last);
-            self.flush_first();
-        }
-        self.users = 0;
-        self.ended = self.started;
     }
 }

@@ -223,13 +223,15 @@ impl Actor {
     fn engine_said(&mut self, event: Option<EngineEvent>) -> Result<(), WorkerError> {
         match event {
             None => Ok(()),
-            Some(EngineEvent::Measured { phase, from, to, measures, users, thread: _ }) => {
-                self.happened(Event::Measured { phase, from, to, measures, users })
+            Some(EngineEvent::Measured { thread, phase, from, to, measures, users }) => {
+                self.happened(Event::Measured { thread, phase, from, to, measures, users })
             }
             Some(EngineEvent::Zero { phase, seen_minus_zero_ns }) => {
                 self.happened(Event::Zero { phase, seen_minus_zero_ns })
             }
-            Some(EngineEvent::PhaseEnded { phase, thread: _ }) => self.happened(Event::PhaseEnded { phase }),
+            Some(EngineEvent::PhaseEnded { thread, phase }) => {
+                self.happened(Event::PhaseEnded { thread, phase })
+            }
             Some(EngineEvent::EndRun) => self.happened(Event::EndRun),
         }
     }
@@ -350,13 +352,10 @@ fn start_engine(
     for (hash, bytes) in tables {
         parsed.insert(hash.clone(), Arc::new(Table::parse(bytes)?));
     }
+    let mut allowed = AllowedTargets::new(&prepare.allowed_targets);
     if let Some(own) = &config.allowed {
-        let host = url::Url::parse(&plan.target)?.host_str().unwrap_or_default().to_owned();
-        if !own.allows_host(&host) {
-            return Err(format!("the worker {} may not send load to {host}", config.name).into());
-        }
+        allowed = allowed.narrowed(own.clone());
     }
-    let allowed = AllowedTargets::new(&prepare.allowed_targets);
     let program = Arc::new(Program::compile(plan, &parsed)?);
     reach(&program.plan().target, &allowed, program.connect_timeout())?;
     let setup =
@@ -376,8 +375,7 @@ fn reach(target: &str, allowed: &AllowedTargets, limit: Duration) -> Result<(), 
     let found =
         found.map_err(|error| format!("the target's name {host} is not resolved: {error}; {cure}"))?;
     let found: Vec<SocketAddr> = found.filter(|address| allowed.allows(&host, address.ip())).collect();
-    let mut last =
-        format!("{host} may not be sent load by this coordinator; start it with --allow-target {host}");
+    let mut last = format!("{host} may not be sent load; see --allow-target of coordinator and worker");
     for address in found {
         match TcpStream::connect_timeout(&address, limit.max(Duration::from_millis(1))) {
             Ok(_) => return Ok(()),
