@@ -44,7 +44,13 @@ pub fn thresholds_so_far(facts: &Facts<'_>) -> Vec<Judged> {
         })
     });
     let iterations: Vec<Iterations> = iterations.collect();
-    thresholds(&Figures { facts, phase_iterations: &iterations })
+    let figures = Figures { facts, phase_iterations: &iterations };
+    let phases: Vec<String> = facts.plan.phases.iter().map(|phase| phase.name.clone()).collect();
+    let parse = |text: &String| Threshold::parse(text, &facts.plan.counters, &phases, &facts.plan.steps).ok();
+    // What nobody has measured yet is no news while the run goes on.
+    let measured = |threshold: &Threshold| !matches!(figures.observe(threshold), Observed::Nothing);
+    let parsed = facts.plan.thresholds.iter().filter_map(parse).filter(measured);
+    parsed.map(|threshold| figures.judge(&threshold)).collect()
 }
 
 /// What a threshold sees.
