@@ -96,6 +96,15 @@ pub(crate) struct Overrides {
     /// Seed of all randomness
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
+    /// Take the values that a profile of the scenario gives its vars
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+    /// Carry out a phase that is `when: manual`, too (again for more)
+    #[arg(long, value_name = "PHASE")]
+    pub(crate) with: Vec<String>,
+    /// Carry out only this phase, and what it continues (again for more)
+    #[arg(long, value_name = "PHASE")]
+    pub(crate) only: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -112,6 +121,9 @@ pub(crate) struct Run {
     /// Start the demo on a free port and send the load there
     #[arg(long)]
     pub(crate) demo: bool,
+    /// Where the secrets are that a scenario names with `store`, one file each
+    #[arg(long, value_name = "DIR", env = "LOADGRID_SECRETS")]
+    pub(crate) secrets: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) overrides: Overrides,
     /// Write the report as JSON
@@ -173,6 +185,9 @@ pub(crate) struct Coordinator {
     /// Host or network that may be sent load, beside this machine itself (again for more)
     #[arg(long, value_name = "HOST")]
     pub(crate) allow_target: Vec<String>,
+    /// Where the secrets are that scenarios name with `store`, one file each
+    #[arg(long, value_name = "DIR", env = "LOADGRID_SECRETS")]
+    pub(crate) secrets: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

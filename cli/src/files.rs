@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use loadgrid_coordinator::judge::ExitCode;
-use loadgrid_coordinator::scenario::{self, LoadOverrides, Loaded, Resolver};
+use loadgrid_coordinator::scenario::{self, LoadOverrides, Loaded, PhaseChoice, Resolver};
 
 use crate::arguments::Overrides;
 use crate::output::Failure;
@@ -47,6 +47,8 @@ pub(crate) fn load(file: &Path, overrides: &Overrides) -> Result<Loaded, Failure
         vars: overrides.vars.clone(),
         target: overrides.target.clone(),
         seed: overrides.seed,
+        profile: overrides.profile.clone(),
+        phases: PhaseChoice { with: overrides.with.clone(), only: overrides.only.clone() },
         load: LoadOverrides { vus: overrides.vus, duration: overrides.duration, rate: overrides.rate },
     };
     Ok(scenario::load(&file.display().to_string(), &text, &Files { directory, environment }, &changes)?)

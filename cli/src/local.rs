@@ -2,6 +2,7 @@
 //! between them over pipes.
 
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -35,11 +36,12 @@ impl LocalGrid {
         workers: NonZeroU32,
         threads: NonZeroU32,
         allowed: Vec<String>,
+        secrets: Option<PathBuf>,
     ) -> Result<Self, Failure> {
         let data = tempfile::tempdir().context("cannot make a directory for the run's data")?;
         let store = Store::open(data.path()).context("cannot open the run's store")?;
         let (stop_workers, stop_coordinator) = (CancellationToken::new(), CancellationToken::new());
-        let config = HubConfig { allowed_targets: allowed, ..HubConfig::default() };
+        let config = HubConfig { allowed_targets: allowed, secrets, ..HubConfig::default() };
         let (handle, hub) = Hub::start(config, store, stop_coordinator.clone());
         let (incoming, dial) = rpc::in_process();
         let serving = tokio::spawn(rpc::serve_in_process(handle, incoming, stop_coordinator.clone()));

@@ -171,6 +171,26 @@ pub fn parse_rate(text: &str) -> Result<Rate, UnitError> {
     }
 }
 
+/// Reads a cap such as `600/m`: a whole number above 0, and the stretch of time in which there are at most so many.
+///
+/// # Errors
+/// Where the number is not whole, is 0, or the unit is missing or unknown.
+pub fn parse_cap(text: &str) -> Result<(u64, Duration), UnitError> {
+    parse_rate(text)?;
+    let (number, unit) = text.trim().split_once('/').unwrap_or_default();
+    let seconds = match unit.trim() {
+        "s" | "sec" | "second" => 1,
+        "m" | "min" | "minute" => 60,
+        _ => 3_600,
+    };
+    match number.trim().replace('_', "").parse::<u64>() {
+        Ok(count) if count > 0 => Ok((count, Duration::from_secs(seconds))),
+        _ => {
+            error(format!("a cap is a whole number above 0 in a time, such as 600/m, not `{}`", text.trim()))
+        }
+    }
+}
+
 /// Reads a number of bytes such as `512`, `64KiB`, `10MB`.
 ///
 /// # Errors

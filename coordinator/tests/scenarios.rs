@@ -110,7 +110,7 @@ fn a_rich_scenario_becomes_the_plan_it_says() {
     assert_eq!(bundle.secrets["key"], "s3cret");
     assert!(!String::from_utf8_lossy(&bundle.plan).contains("s3cret"), "a secret is no part of the plan");
     assert_eq!(plan.sources[0].columns, ["email"], "only used columns travel");
-    assert_eq!(String::from_utf8_lossy(&bundle.tables[0].csv), "email\na@x\nb@x\nc@x\n");
+    assert_eq!(String::from_utf8_lossy(&bundle.blobs[0].content), "email\na@x\nb@x\nc@x\n");
     let plan::step::Step::Http(put) = plan.users[1].body[0].step.as_ref().unwrap() else {
         panic!("a request")
     };
@@ -201,6 +201,7 @@ fn the_command_line_overrides() {
             duration: Some(std::time::Duration::from_secs(2)),
             rate: Some(loadgrid_common::units::Rate::per_second(5)),
         },
+        ..Overrides::default()
     };
     let plan = load_with(text, &overrides).unwrap().plan;
     assert_eq!((plan.seed, plan.target.as_str()), (3, "http://127.0.0.1:2/base"));

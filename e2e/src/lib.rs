@@ -4,6 +4,7 @@
 //! only what it started, by its number, and prints the tail of every process's log when a test fails.
 
 mod binary;
+pub mod faulty;
 mod grid;
 mod nginx;
 mod process;
@@ -13,4 +14,4 @@ pub use binary::loadgrid;
 pub use grid::{Demo, Finished, Grid, run_local, truth};
 pub use nginx::Nginx;
 pub use process::{Child, free_port, wait_for};
-pub use witness::{Seen, Witness};
+pub use witness::{Answer, Seen, Witness};

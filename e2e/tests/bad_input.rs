@@ -119,8 +119,8 @@ fn broken_texts_are_refused_quickly() {
             vec!["quotes"],
         ),
         (
-            "version: 1\ntarget: http://x\nsetup: [ get: / ]\nsteps: [ ws.connect: /ws ]\nload: { vus: 1, for: 1s }\n",
-            vec!["`setup` is not supported yet", "`ws.connect` is not supported yet"],
+            "version: 1\ntarget: http://x\nexpectations: [ fairness: 1 ]\nsteps: [ ws.connect: /ws ]\nload: { vus: 1, for: 1s }\n",
+            vec!["`expectations` is not supported yet", "`ws.connect` is not supported yet"],
         ),
         (
             "version: 1\ntarget: ftp://x\nsteps: [ get: / ]\nload: { rate: 5, for: 1s }\n",

@@ -68,21 +68,53 @@ fn small_plan(draws: &mut Draws) -> plan::Plan {
         to_milli_per_hour: per_second * 3_600_000,
         over_ns: seconds * 1_000_000_000,
     };
+    let second = 1_000_000_000;
+    let counted = |vus, iterations| plan::Counted {
+        vus,
+        iterations,
+        max_duration_ns: 400 * second,
+        ..plan::Counted::default()
+    };
+    let phase = |name: String, kind: plan::PhaseKind, model| plan::Phase {
+        name,
+        graceful_stop_ns: 3 * second,
+        kind: kind.into(),
+        loads: vec![plan::Load { user: 0, identity_base: 0, model: Some(model) }],
+        ..plan::Phase::default()
+    };
     let mut phases = Vec::new();
     for number in 0..1 + draws.below(2) {
-        let pieces = vec![rate(1 + draws.below(20), 1 + draws.below(5))];
-        let open = plan::Open {
-            pieces,
-            poisson: draws.below(2) == 0,
-            max_vus: 1 + draws.below(30),
-            ..plan::Open::default()
+        let model = match draws.below(6) {
+            0 => plan::load::Model::Shared(plan::Shared {
+                vus: 1 + draws.below(10),
+                iterations: 1 + draws.below(60),
+                max_duration_ns: 400 * second,
+            }),
+            1 => plan::load::Model::Counted(plan::Counted {
+                sequential: true,
+                ..counted(1 + draws.below(6), 1)
+            }),
+            2 => {
+                plan::load::Model::Counted(plan::Counted { at_once: true, ..counted(1 + draws.below(20), 1) })
+            }
+            _ => plan::load::Model::Open(plan::Open {
+                pieces: vec![rate(1 + draws.below(20), 1 + draws.below(5))],
+                poisson: draws.below(2) == 0,
+                max_vus: 1 + draws.below(30),
+                ..plan::Open::default()
+            }),
         };
-        let load = plan::Load { user: 0, identity_base: 0, model: Some(plan::load::Model::Open(open)) };
-        phases.push(plan::Phase {
-            name: format!("p{number}"),
-            graceful_stop_ns: 3_000_000_000,
-            loads: vec![load],
-        });
+        let mut phase = phase(format!("p{number}"), plan::PhaseKind::Load, model);
+        phase.settle_ns = draws.below(3) * second;
+        phase.continues = number > 0 && draws.below(2) == 0;
+        phases.push(phase);
+    }
+    let once = |name: &str, kind| phase(name.to_owned(), kind, plan::load::Model::Counted(counted(1, 1)));
+    if draws.below(3) == 0 {
+        phases.insert(0, once("setup", plan::PhaseKind::Setup));
+    }
+    if draws.below(3) == 0 {
+        phases.push(once("teardown", plan::PhaseKind::Teardown));
     }
     plan::Plan {
         name: "simulated".to_owned(),
@@ -128,15 +160,97 @@ struct Engine {
 
 struct Running {
     begin: Begin,
-    view: LoadView,
-    stripe: Stripe,
-    next: u64,
-    share: u64,
-    in_flight: Vec<Moment>,
+    /// Known from the beginning, or once its users are prepared.
+    zero: Option<Moment>,
+    model: Model,
+    in_flight: Vec<(Moment, u64)>,
     reported: Duration,
     length: Duration,
+    limit: Duration,
     measures: Measures,
+    ended: bool,
     ending: Option<Moment>,
+}
+
+/// What starts iterations.
+enum Model {
+    Open {
+        view: LoadView,
+        stripe: Stripe,
+        next: u64,
+        share: u64,
+    },
+    /// Users that each have one iteration; `turn` where they wait for theirs.
+    Users {
+        left: Vec<u64>,
+        turn: Option<u64>,
+    },
+    /// Blocks: what is left of them, how many have come, which one is wanted, whether there are more.
+    Shared {
+        ranges: Vec<(u64, u64)>,
+        received: u64,
+        wanted: bool,
+        exhausted: bool,
+        vus: usize,
+    },
+}
+
+impl Model {
+    /// Iterations of this share that were not started and will not be.
+    fn give_up(&mut self) -> u64 {
+        match self {
+            Self::Open { next, share, .. } => std::mem::replace(next, *share).abs_diff(*share),
+            Self::Users { left, .. } => std::mem::take(left).len() as u64,
+            Self::Shared { ranges, exhausted, .. } => {
+                *exhausted = true;
+                std::mem::take(ranges).iter().map(|(_, count)| count).sum()
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Open { .. } => false,
+            Self::Users { left, .. } => left.is_empty(),
+            Self::Shared { ranges, exhausted, vus, .. } => ranges.is_empty() && (*exhausted || *vus == 0),
+        }
+    }
+
+    /// The next iteration to start at `now`.
+    fn next(&mut self, now: Moment, zero: Moment, seed: u64, phase: u32, busy: usize) -> Option<u64> {
+        match self {
+            Self::Open { view, stripe, next, share } => {
+                if *next >= *share {
+                    return None;
+                }
+                let index = stripe.nth(*next)?;
+                let due = zero + view.arrivals(seed, phase, 0)?.intended(index)?;
+                (due <= now).then(|| {
+                    *next += 1;
+                    index
+                })
+            }
+            Self::Users { left, turn } => {
+                let place = match turn {
+                    Some(turn) => left.iter().position(|user| user + 1 == *turn)?,
+                    None => left.len().checked_sub(1)?,
+                };
+                Some(left.remove(place))
+            }
+            Self::Shared { ranges, vus, .. } => {
+                if busy >= *vus {
+                    return None;
+                }
+                let (first, count) = ranges.first_mut()?;
+                let index = *first;
+                (*first, *count) = (*first + 1, *count - 1);
+                if *count == 0 {
+                    ranges.remove(0);
+                }
+                Some(index)
+            }
+        }
+    }
 }
 
 enum Happening {
@@ -168,6 +282,17 @@ struct Simulation {
     started_by: BTreeMap<WorkerId, u64>,
     lost: HashSet<(WorkerId, Incarnation)>,
     crashes: u64,
+    setup_failed: bool,
+}
+
+impl Running {
+    /// What is under way is dropped.
+    fn drop_all(&mut self) {
+        let dropped = self.in_flight.len() as u64;
+        self.in_flight.clear();
+        self.measures.loads.entry(0).or_default().unknown += dropped;
+        self.measures.steps.entry(0).or_default().unknown += dropped;
+    }
 }
 
 const COORDINATOR_EPOCH: Moment = Moment::from_nanos(1_000_000_000_000);
@@ -194,6 +319,7 @@ impl Simulation {
             started_by: BTreeMap::new(),
             lost: HashSet::new(),
             crashes: 0,
+            setup_failed: false,
         };
         for number in 0..simulation.world.workers {
             simulation.add_worker(&format!("w{number}"));
@@ -456,6 +582,41 @@ impl Simulation {
                     self.worker_event(place, Event::Armed);
                 }
                 Effect::Begin(begin) => self.begin(place, begin),
+                Effect::Zero { phase, zero } => {
+                    if let Some(running) = self.running(place, phase) {
+                        assert!(running.zero.replace(zero).is_none(), "a second zero of a phase");
+                    }
+                }
+                Effect::EndPhase { phase, abort } => {
+                    if let Some(running) = self.running(place, phase) {
+                        running.ended = true;
+                        if abort {
+                            running.drop_all();
+                        }
+                    }
+                }
+                Effect::Block(block) => {
+                    if let Some(Running {
+                        model: Model::Shared { ranges, received, wanted, exhausted, .. },
+                        ..
+                    }) = self.running(place, block.phase)
+                        && block.number == *received + 1
+                    {
+                        *wanted = false;
+                        *exhausted |= block.count == 0;
+                        if block.count > 0 {
+                            *received += 1;
+                            ranges.push((block.first, block.count));
+                        }
+                    }
+                }
+                Effect::Turn(turn) => {
+                    if let Some(Running { model: Model::Users { turn: known, .. }, .. }) =
+                        self.running(place, turn.phase)
+                    {
+                        *known = Some(turn.user.max(known.unwrap_or(0)));
+                    }
+                }
                 Effect::Drain => {
                     if let Some(engine) = &mut self.workers[place].engine {
                         engine.draining = true;
@@ -465,10 +626,7 @@ impl Simulation {
                     if let Some(engine) = &mut self.workers[place].engine {
                         engine.draining = true;
                         if let Some(running) = &mut engine.phase {
-                            let dropped = running.in_flight.len() as u64;
-                            running.in_flight.clear();
-                            running.measures.loads.entry(0).or_default().unknown += dropped;
-                            running.measures.steps.entry(0).or_default().unknown += dropped;
+                            running.drop_all();
                         }
                     }
                 }
@@ -478,29 +636,50 @@ impl Simulation {
         }
     }
 
+    fn running(&mut self, place: usize, phase: u32) -> Option<&mut Running> {
+        let running = self.workers[place].engine.as_mut()?.phase.as_mut();
+        running.filter(|running| running.begin.phase == phase)
+    }
+
     fn begin(&mut self, place: usize, begin: Begin) {
-        let run_time = begin.zero.since(begin.run_zero);
+        let run_time = begin.zero.unwrap_or(begin.run_zero).since(begin.run_zero);
         let Some(engine) = &mut self.workers[place].engine else {
             panic!("a phase begins without an engine")
         };
         assert!(engine.phase.is_none(), "two phases at once");
         let phase = &engine.plan.phases[begin.phase as usize];
         let view = phase.loads[0].view(phase).unwrap();
-        let stripe = match begin.owner {
-            Some(owner) => begin.cycle.stripe(owner, 0, NonZeroU32::MIN, view.users()),
-            None => begin.cycle.stripe(u32::MAX, 0, NonZeroU32::MIN, view.users()),
+        let (length, limit) = (view.length(), view.limit());
+        let stripe = match (begin.alone, begin.owner) {
+            (Some(alone), _) => Stripe::whole(alone),
+            (None, owner) => begin.cycle.stripe(owner.unwrap_or(u32::MAX), 0, NonZeroU32::MIN, view.users()),
         };
-        let share = stripe.count_below(view.planned().unwrap());
+        let users: Vec<u64> = stripe.below(view.users()).collect();
+        let model = match &view {
+            LoadView::Open { .. } => {
+                let share = stripe.count_below(view.planned().unwrap());
+                Model::Open { view, stripe, next: 0, share }
+            }
+            LoadView::Shared(_) => Model::Shared {
+                ranges: Vec::new(),
+                received: 0,
+                wanted: false,
+                exhausted: false,
+                vus: users.len(),
+            },
+            LoadView::Counted(counted) => Model::Users { left: users, turn: counted.sequential.then_some(0) },
+            LoadView::Closed { .. } | LoadView::Paced(_) => panic!("not simulated"),
+        };
         engine.phase = Some(Running {
-            length: view.length(),
+            zero: begin.zero,
             begin,
-            view,
-            stripe,
-            share,
-            next: 0,
+            model,
+            length,
+            limit,
             in_flight: Vec::new(),
             reported: run_time,
             measures: Measures::default(),
+            ended: false,
             ending: None,
         });
     }
@@ -508,49 +687,66 @@ impl Simulation {
     /// A hundred milliseconds of load threads.
     fn engine_step(&mut self, place: usize) {
         let now = self.clock_of(place);
-        let boot = now;
         let mut events = Vec::new();
         let mut newly_started = Vec::new();
         let mut draws = self.draws;
         let worker = &mut self.workers[place];
         let Some(engine) = &mut worker.engine else { return };
-        let draining = engine.draining;
-        let seed = engine.plan.seed;
+        let kind = |phase: u32| engine.plan.phases[phase as usize].kind();
         let Some(running) = &mut engine.phase else { return };
-        let phase = running.begin.phase;
+        let (phase, draining) = (running.begin.phase, engine.draining || running.ended);
+        if running.zero.is_none() {
+            events.push(Event::Ready { thread: 0, phase });
+        }
+        let zero = running.zero.unwrap_or(now);
+        let begun = running.zero.is_some() && now >= zero;
         let load = running.measures.loads.entry(0).or_default();
         let step = running.measures.steps.entry(0).or_default();
-        let mut arrivals = running.view.arrivals(seed, phase, 0).unwrap();
-        while running.next < running.share && !draining && now >= running.begin.zero {
-            let index = running.stripe.nth(running.next).unwrap();
-            let due = running.begin.zero + arrivals.intended(index).unwrap();
-            if due > now {
-                break;
-            }
-            running.next += 1;
-            if !worker.lease.holds(boot) {
+        while begun && !draining && running.ending.is_none() {
+            let busy = running.in_flight.len();
+            let Some(index) = running.model.next(now, zero, engine.plan.seed, phase, busy) else { break };
+            if !worker.lease.holds(now) {
                 load.never_started += 1;
+                if let Model::Users { turn: Some(_), .. } = &running.model {
+                    events.push(Event::TurnEnded { phase, load: 0, user: index + 1 });
+                }
                 continue;
             }
             newly_started.push((phase, index));
             load.started += 1;
             step.sent += 1;
             load.lateness.record(100);
-            running.in_flight.push(now + Duration::from_millis(draws.below(2_000)));
+            running.in_flight.push((now + Duration::from_millis(draws.below(2_000)), index));
         }
-        running.in_flight.retain(|&end| {
+        let in_turn = matches!(&running.model, Model::Users { turn: Some(_), .. });
+        running.in_flight.retain(|&(end, index)| {
             if end > now {
                 return true;
             }
             load.ok += 1;
             step.ok += 1;
             step.response.record(1 + draws.below(1_000_000));
+            if in_turn {
+                events.push(Event::TurnEnded { phase, load: 0, user: index + 1 });
+            }
             false
         });
-        let over = now >= running.begin.zero + running.length || draining;
+        if let Model::Shared { ranges, received, wanted, exhausted, vus } = &mut running.model
+            && begun
+            && !draining
+            && ranges.is_empty()
+            && !*wanted
+            && !*exhausted
+            && *vus > 0
+        {
+            *wanted = true;
+            events.push(Event::Wanted { thread: 0, phase, load: 0, number: *received + 1 });
+        }
+        let over = draining
+            || begun && now >= zero + running.limit
+            || begun && running.model.is_done() && now >= zero + running.length;
         if over && running.ending.is_none() {
-            load.never_started += running.share - running.next;
-            running.next = running.share;
+            load.never_started += running.model.give_up();
             running.ending = Some(now + Duration::from_secs(3));
         }
         if running.ending.is_some_and(|limit| now >= limit) {
@@ -569,6 +765,18 @@ impl Simulation {
             running.reported = to;
         }
         if ended {
+            if kind(phase) == plan::PhaseKind::Setup && running.begin.alone == Some(true) {
+                let failed = if draws.below(10) == 0 { "it failed" } else { "" };
+                let json = "{\"batch\":7}".to_owned();
+                events.push(Event::Yielded { json, failed: failed.to_owned() });
+                self.setup_failed |= !failed.is_empty();
+            } else if kind(phase) == plan::PhaseKind::Load && !draining {
+                let has_setup = engine.plan.phases.iter().any(|phase| phase.kind() == plan::PhaseKind::Setup);
+                assert!(
+                    !has_setup || running.begin.setup_json.contains('7'),
+                    "what setup yielded is passed on"
+                );
+            }
             engine.phase = None;
             events.push(Event::PhaseEnded { thread: 0, phase });
         }
@@ -576,7 +784,7 @@ impl Simulation {
         let key = (id.clone(), worker.incarnation);
         self.draws = draws;
         for start in newly_started {
-            assert!(self.started.insert(start), "arrival {start:?} is started twice");
+            assert!(self.started.insert(start), "iteration {start:?} is started twice");
             assert!(!self.lost.contains(&key), "{id} starts load after it was declared lost");
             *self.started_by.entry(id.clone()).or_default() += 1;
         }
@@ -611,6 +819,7 @@ impl Simulation {
         let undisturbed = self.world.loss == 0.0
             && self.crashes == 0
             && self.world.stop_at.is_none()
+            && !self.setup_failed
             && self.world.longest_delay < Duration::from_secs(1);
         if undisturbed && self.world.store_fails == 0.0 {
             assert_eq!(report.verdict.exit_code, 0, "nothing went wrong, and yet: {:?}", report.verdict);

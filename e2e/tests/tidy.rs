@@ -86,6 +86,8 @@ fn the_cores_are_pure() {
     ] {
         files.push((project().join(file), std::fs::read_to_string(project().join(file)).expect(file)));
     }
+    // Two functions of expressions tell the time; nothing else in that room does.
+    files.retain(|(path, _)| !path.ends_with("common/src/expression/clock.rs"));
     for (path, text) in files {
         let code = code(&text);
         for word in IMPURE {

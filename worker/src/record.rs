@@ -9,7 +9,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use loadgrid_common::stats::{
-    ActionStats, CheckStats, CounterStats, ErrorKind, LoadStats, Measures, StepStats,
+    ActionStats, CheckStats, CounterStats, Distribution, ErrorKind, GroupStats, Layout, LifeStats, LoadStats,
+    Measures, StepStats,
 };
 use loadgrid_common::time::micros;
 
@@ -27,6 +28,9 @@ struct Counts {
     counters: BTreeMap<u32, CounterStats>,
     actions: BTreeMap<u32, ActionStats>,
     checks: Vec<CheckStats>,
+    groups: BTreeMap<u32, GroupStats>,
+    observed: BTreeMap<u32, Distribution>,
+    lives: BTreeMap<u32, LifeStats>,
     scenario_errors: u64,
     scenario_error: Option<String>,
 }
@@ -109,6 +113,43 @@ impl Recorder {
         stats.count += 1;
     }
 
+    /// A value of `observe`, not negative.
+    pub fn observe(&self, observed: u32, value: f64) {
+        let mut counts = self.counts.borrow_mut();
+        let values = counts.observed.entry(observed);
+        values.or_insert_with(|| Distribution::new(Layout::Values)).record((value * 1e3).round() as u64);
+    }
+
+    /// An exchange waited for its turn under a cap.
+    pub fn cap_wait(&self, step: u32, wait: Duration) {
+        slot(&mut self.counts.borrow_mut().steps, step).cap_wait.record(micros(wait));
+    }
+
+    /// A failed attempt is repeated.
+    pub fn retry(&self, step: u32) {
+        slot(&mut self.counts.borrow_mut().steps, step).retries += 1;
+    }
+
+    /// A group of steps begins.
+    #[must_use]
+    pub fn group(&self, group: u32) -> GroupGuard {
+        GroupGuard { recorder: self.clone(), group, open: true }
+    }
+
+    /// A life begins.
+    #[must_use]
+    pub fn life(&self, user: u32) -> LifeGuard {
+        self.counts.borrow_mut().lives.entry(user).or_default().begun += 1;
+        LifeGuard { recorder: self.clone(), user, open: true }
+    }
+
+    /// Arrivals for which no user was free.
+    pub fn dropped_many(&self, load: u32, count: u64) {
+        if count > 0 {
+            slot(&mut self.counts.borrow_mut().loads, load).dropped += count;
+        }
+    }
+
     /// A check on an answer.
     pub fn check(&self, check: u32, passed: bool) {
         let index = check as usize;
@@ -136,6 +177,9 @@ impl Recorder {
             loads: dense(counts.loads),
             counters: counts.counters,
             actions: counts.actions,
+            groups: counts.groups,
+            observed: counts.observed,
+            lives: counts.lives,
             checks: (0..).zip(counts.checks).filter(|(_, stats)| *stats != CheckStats::default()).collect(),
             scenario_errors: counts.scenario_errors,
             scenario_error: counts.scenario_error,
@@ -218,6 +262,61 @@ impl Drop for IterationGuard {
     fn drop(&mut self) {
         if self.open {
             slot(&mut self.recorder.counts.borrow_mut().loads, self.load).unknown += 1;
+        }
+    }
+}
+
+/// A group of steps under way.
+#[derive(Debug)]
+pub struct GroupGuard {
+    recorder: Recorder,
+    group: u32,
+    open: bool,
+}
+
+impl GroupGuard {
+    /// It ended, after so long.
+    pub fn end(mut self, ok: bool, duration: Duration) {
+        self.open = false;
+        let mut counts = self.recorder.counts.borrow_mut();
+        let stats = counts.groups.entry(self.group).or_default();
+        *(if ok { &mut stats.ok } else { &mut stats.failed }) += 1;
+        stats.duration.record(micros(duration));
+    }
+}
+
+impl Drop for GroupGuard {
+    fn drop(&mut self) {
+        if self.open {
+            self.recorder.counts.borrow_mut().groups.entry(self.group).or_default().unknown += 1;
+        }
+    }
+}
+
+/// A life under way.
+#[derive(Debug)]
+pub struct LifeGuard {
+    recorder: Recorder,
+    user: u32,
+    open: bool,
+}
+
+impl LifeGuard {
+    /// It ended, after so long and so many named actions.
+    pub fn end(mut self, ok: bool, duration: Duration, actions: u64) {
+        self.open = false;
+        let mut counts = self.recorder.counts.borrow_mut();
+        let stats = counts.lives.entry(self.user).or_default();
+        *(if ok { &mut stats.ok } else { &mut stats.failed }) += 1;
+        stats.duration.record(micros(duration) / 1_000);
+        stats.actions.record(actions.saturating_mul(1_000));
+    }
+}
+
+impl Drop for LifeGuard {
+    fn drop(&mut self) {
+        if self.open {
+            self.recorder.counts.borrow_mut().lives.entry(self.user).or_default().unknown += 1;
         }
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use loadgrid_common::stats::ErrorKind;
 use loadgrid_common::targets::AllowedTargets;
-use loadgrid_worker::client::{ClientSettings, Exchange, HttpClient as _, Request, ReqwestClient};
+use loadgrid_worker::client::{
+    ClientOptions, ClientSettings, Exchange, HttpClient as _, Request, ReqwestClient,
+};
 
 /// A server that does one thing with every connection.
 fn server(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
@@ -38,8 +40,8 @@ fn answer(text: &'static str) -> SocketAddr {
 }
 
 fn client(allowed: &[&str]) -> ReqwestClient {
-    let settings =
-        ClientSettings::new(Duration::from_millis(500), AllowedTargets::new(allowed)).expect("settings");
+    let options = ClientOptions { connect_timeout: Duration::from_millis(500), ..ClientOptions::default() };
+    let settings = ClientSettings::new(&options, AllowedTargets::new(allowed)).expect("settings");
     ReqwestClient::new(&settings).expect("a client")
 }
 
@@ -83,21 +85,24 @@ fn every_failure_has_its_kind() {
     });
     for (url, kind) in [
         (format!("https://{garbage}/"), ErrorKind::Tls),
-        (format!("http://{closed}/"), ErrorKind::Connect),
+        (format!("http://{closed}/"), ErrorKind::ConnectRefused),
         ("http://nobody.invalid/".to_owned(), ErrorKind::Dns),
         ("http://192.0.2.1/".to_owned(), ErrorKind::NotAllowed),
         ("http://169.254.169.254/".to_owned(), ErrorKind::NotAllowed),
         (format!("http://{silent}/"), ErrorKind::Timeout),
         (format!("http://{hangs_up}/"), ErrorKind::Eof),
         (format!("http://{resets}/"), ErrorKind::Reset),
-        (format!("https://{not_tls}/"), ErrorKind::Tls),
+        (format!("https://{not_tls}/"), ErrorKind::TlsTimeout),
         (format!("http://{}/", answer("BONJOUR\r\n\r\n")), ErrorKind::Protocol),
         (
             format!("http://{}/", answer("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n")),
-            ErrorKind::Protocol,
+            ErrorKind::BodyFraming,
         ),
-        (format!("http://{}/", answer("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort")), ErrorKind::Eof),
-        (format!("http://{}/", answer("HTTP/1.1 200 OK\r\ncontent-length: 5000\r\n\r\n")), ErrorKind::Eof),
+        (
+            format!("http://{}/", answer("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nshort")),
+            ErrorKind::BodyEof,
+        ),
+        (format!("http://{}/", answer("HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\n")), ErrorKind::BodyEof),
     ] {
         assert_eq!(kind_of(&url), kind, "{url}");
     }

@@ -37,8 +37,11 @@ pub(crate) fn coordinator(verb: Coordinator) -> Result<u8, Failure> {
             })?;
         let address = listener.local_addr().context("the listener has no address")?;
         let stop = CancellationToken::new();
-        let (hub, actor) =
-            Hub::start(HubConfig { allowed_targets, ..HubConfig::default() }, store, stop.clone());
+        let (hub, actor) = Hub::start(
+            HubConfig { allowed_targets, secrets: verb.secrets, ..HubConfig::default() },
+            store,
+            stop.clone(),
+        );
         let serving = tokio::spawn(rpc::serve_tcp(hub, listener, stop.clone()));
         say(format_args!("coordinator on {address}, runs in {}", directory.display()));
         say(format_args!("  a worker:   loadgrid worker --coordinator {address}"));

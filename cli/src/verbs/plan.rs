@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use anyhow::Context as _;
-use loadgrid_common::plan::{LoadView, load};
+use loadgrid_common::plan::LoadView;
 use loadgrid_common::schedule::{Cycle, weights_for};
 use loadgrid_common::units::show_duration;
 
@@ -17,38 +17,48 @@ pub(crate) fn plan(verb: &Plan) -> Result<u8, Failure> {
     let cycle = Cycle::deal(&weights_for(&threads, false)).context("too many workers")?;
     print(format_args!("{} against {}, seed {}", plan.name, plan.target, plan.seed));
     for phase in &plan.phases {
-        print(format_args!("\nphase {}  {}", phase.name, show_duration(phase.length())));
+        print(format_args!("\nphase {}  {}", phase.name, span_of(phase)));
         for load in &phase.loads {
             let user = plan.users.get(load.user as usize).map_or("?", |user| user.name.as_str());
             let view = load.view(phase).context("the plan cannot be shown")?;
-            let executor = match &load.model {
-                Some(load::Model::Open(open)) => open.executor.as_str(),
-                Some(load::Model::Closed(closed)) => closed.executor.as_str(),
-                None => "?",
-            };
-            match &view {
+            let executor = load.executor();
+            let what = match &view {
                 LoadView::Open { curve, max_vus, .. } => {
-                    print(format_args!(
-                        "  {executor} of {user}: {} arrivals, at most {} and {max_vus} virtual users",
+                    format!(
+                        "{} arrivals, at most {} and {max_vus} virtual users",
                         curve.total(),
                         curve.peak()
-                    ));
+                    )
                 }
-                LoadView::Closed { curve } => {
-                    print(format_args!("  {executor} of {user}: at most {} virtual users", curve.peak()))
+                LoadView::Closed { curve } => format!("at most {} virtual users", curve.peak()),
+                LoadView::Counted(counted) => {
+                    let order = if counted.sequential { ", one user after the other" } else { "" };
+                    format!("{} virtual users, {} iterations each{order}", counted.vus, counted.iterations)
                 }
+                LoadView::Shared(shared) => {
+                    format!("{} iterations, shared by {} virtual users", shared.iterations, shared.vus)
+                }
+                LoadView::Paced(curve) => {
+                    format!("{} turns of {} virtual users", curve.total(), curve.users())
+                }
+            };
+            print(format_args!("  {executor} of {user}: {what}"));
+            if !phase.is_load() {
+                continue;
             }
             for worker in 0..verb.workers.get() {
                 let users = view.users_for(&cycle, worker);
-                match view.planned() {
-                    Some(_) => {
-                        let arrivals = view.planned_for(&cycle, worker);
+                let number = worker + 1;
+                match (view.planned(), &view) {
+                    (None, _) | (_, LoadView::Shared(_)) => {
+                        print(format_args!("    worker {number}: at most {users} users"))
+                    }
+                    (Some(_), _) => {
+                        let iterations = view.planned_for(&cycle, worker);
                         print(format_args!(
-                            "    worker {}: {arrivals} arrivals, at most {users} users",
-                            worker + 1
+                            "    worker {number}: {iterations} iterations, at most {users} users"
                         ));
                     }
-                    None => print(format_args!("    worker {}: at most {users} users", worker + 1)),
                 }
             }
         }
@@ -66,7 +76,27 @@ pub(crate) fn plan(verb: &Plan) -> Result<u8, Failure> {
     }
     if !plan.thresholds.is_empty() {
         print("\nthresholds");
-        plan.thresholds.iter().for_each(|threshold| print(format_args!("  {threshold}")));
+        plan.thresholds.iter().for_each(|threshold| print(format_args!("  {}", threshold.text)));
     }
     Ok(0)
+}
+
+/// How long a phase is: exactly, or at most.
+fn span_of(phase: &loadgrid_common::plan::Phase) -> String {
+    let (length, limit) = (phase.length(), phase.limit());
+    let mut text = match limit > length {
+        true => format!("at most {}", show_duration(limit)),
+        false => show_duration(length),
+    };
+    if phase.settle_ns > 0 {
+        let settle = show_duration(std::time::Duration::from_nanos(phase.settle_ns));
+        text.push_str(&format!(", after a pause of {settle}"));
+    }
+    if phase.continues {
+        text.push_str(", users live on from the phase before");
+    }
+    if phase.unrecorded && phase.is_load() {
+        text.push_str(", not part of the totals");
+    }
+    text
 }

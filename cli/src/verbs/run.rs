@@ -27,7 +27,8 @@ pub(crate) fn run(verb: &Run, quiet: bool) -> Result<u8, Failure> {
     let threads = verb.threads.or(NonZeroU32::new(share)).unwrap_or(NonZeroU32::MIN);
     let runtime = super::runtime()?;
     let code = runtime.block_on(async {
-        let grid = LocalGrid::start(verb.workers, threads, loaded.bundle.hosts.clone())?;
+        let grid =
+            LocalGrid::start(verb.workers, threads, loaded.bundle.hosts.clone(), verb.secrets.clone())?;
         let mut client = connect::client(grid.channel());
         let address = "this process";
         let submission =

@@ -9,23 +9,20 @@ use minijinja::{Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 use crate::random::{Draws, mix};
 
-/// The functions that expressions may call.
-pub const FUNCTIONS: &[&str] = &["int", "uuid"];
+/// Functions that draw: the same values for the same seed, user, iteration and step.
+const RANDOM: &[&str] = &["int", "uuid", "pick", "zipf"];
+/// Functions that look at the clock.
+const CLOCK: &[&str] = &["now_ms", "date"];
+/// Functions of their arguments alone.
+const PURE: &[&str] = &["base64", "sha256", "hmac_sha256", "json", "urlencode"];
 
 /// Functions of the scenario format that this version does not have yet.
-pub const LATER_FUNCTIONS: &[&str] = &[
-    "pick",
-    "zipf",
-    "now_ms",
-    "date",
-    "base64",
-    "sha256",
-    "hmac_sha256",
-    "json",
-    "urlencode",
-    "canary",
-    "stamp",
-];
+pub const LATER_FUNCTIONS: &[&str] = &["canary", "stamp"];
+
+/// The functions that expressions may call.
+pub fn known_functions() -> impl Iterator<Item = &'static str> + Clone {
+    RANDOM.iter().chain(CLOCK).chain(PURE).copied()
+}
 
 /// Steps an expression may take before it is stopped.
 const FUEL: u64 = 100_000;
@@ -51,6 +48,7 @@ static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
         draws(state)?.with(|draws| draws.between(low, high))
     });
     engine.add_function("uuid", |state: &State<'_, '_>| draws(state)?.uuid());
+    super::functions::add(&mut engine);
     engine
 });
 
@@ -59,6 +57,8 @@ static ENGINE: LazyLock<Environment<'static>> = LazyLock::new(|| {
 pub struct Expression {
     text: String,
     names: Vec<String>,
+    draws: bool,
+    reads_clock: bool,
     compiled: minijinja::Expression<'static, 'static>,
 }
 
@@ -129,8 +129,10 @@ impl Expression {
         if let Some(name) = names.iter().find(|name| LATER_FUNCTIONS.contains(&name.as_str())) {
             return Err(ExpressionError::LaterFunction { name: name.clone() });
         }
-        let names = names.into_iter().filter(|name| !FUNCTIONS.contains(&name.as_str())).collect();
-        Ok(Self { text: text.to_owned(), names, compiled })
+        let calls = |list: &[&str]| names.iter().any(|name| list.contains(&name.as_str()));
+        let (draws, reads_clock) = (calls(RANDOM), calls(CLOCK));
+        let names = names.into_iter().filter(|name| !known_functions().any(|known| known == name)).collect();
+        Ok(Self { text: text.to_owned(), names, draws, reads_clock, compiled })
     }
 
     /// The text.
@@ -147,8 +149,14 @@ impl Expression {
 
     /// Whether it calls a function that draws random values.
     #[must_use]
-    pub fn draws(&self) -> bool {
-        self.compiled.undeclared_variables(false).iter().any(|name| FUNCTIONS.contains(&name.as_str()))
+    pub const fn draws(&self) -> bool {
+        self.draws
+    }
+
+    /// Whether its value follows from its names alone: it neither draws nor looks at the clock.
+    #[must_use]
+    pub const fn is_pure(&self) -> bool {
+        !self.draws && !self.reads_clock
     }
 
     /// The look-up it is, where it is nothing more.
@@ -205,7 +213,7 @@ impl DrawsObject {
         self.run.store(run, Ordering::Relaxed);
     }
 
-    fn with<T>(&self, draw: impl Fn(&mut Draws) -> T) -> Result<T, Error> {
+    pub(super) fn with<T>(&self, draw: impl Fn(&mut Draws) -> T) -> Result<T, Error> {
         let place = self.next.fetch_add(1, Ordering::Relaxed);
         Ok(draw(&mut Draws::keyed(&[self.key.load(Ordering::Relaxed), place])))
     }
@@ -251,7 +259,7 @@ pub fn json_of(value: &Value) -> String {
     serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())
 }
 
-fn draws(state: &State<'_, '_>) -> Result<std::sync::Arc<DrawsObject>, Error> {
+pub(super) fn draws(state: &State<'_, '_>) -> Result<std::sync::Arc<DrawsObject>, Error> {
     state
         .lookup(DRAWS)
         .and_then(|value| value.downcast_object::<DrawsObject>())
@@ -309,7 +317,7 @@ mod tests {
         assert_eq!(evaluate("order is defined", &user), Ok("False".to_owned()));
         assert!(evaluate("user.age", &user).unwrap_err().contains("no value"));
         assert!(evaluate("user | shout", &user).unwrap_err().contains("unknown filter `shout`"));
-        assert!(evaluate("pick([1])", &user).unwrap_err().contains("not supported yet"));
+        assert!(evaluate("canary()", &user).unwrap_err().contains("not supported yet"));
         assert!(evaluate("1 +", &user).unwrap_err().contains("not an expression"));
         assert!(evaluate("", &user).is_err());
         assert!(evaluate("int(3, 1)", &user).unwrap_err().contains("empty"));

@@ -94,6 +94,14 @@ impl Cycle {
         Stripe { length, slots }
     }
 
+    /// The worker that owns an index in a set of `users` users.
+    #[must_use]
+    pub fn owner(&self, index: u64, users: u64) -> Option<u32> {
+        let length = self.len().min(users);
+        let slot = usize::try_from(index.checked_rem(length)?).ok()?;
+        self.owners.get(slot).copied()
+    }
+
     /// The share of a whole worker; see [`Self::stripe`].
     #[must_use]
     pub fn worker_stripe(&self, worker: u32, users: u64) -> Stripe {
@@ -109,6 +117,12 @@ pub struct Stripe {
 }
 
 impl Stripe {
+    /// Everything, or nothing.
+    #[must_use]
+    pub fn whole(everything: bool) -> Self {
+        Self { length: 1, slots: if everything { vec![0] } else { Vec::new() } }
+    }
+
     /// The `n`-th index of this share, from 0; `None` where it owns nothing.
     #[must_use]
     pub fn nth(&self, n: u64) -> Option<u64> {
@@ -207,6 +221,7 @@ mod tests {
                     let own: Vec<u64> = stripe.below(users).collect();
                     prop_assert_eq!(own.len() as u64, stripe.count_below(users));
                     for &k in &own {
+                        prop_assert_eq!(cycle.owner(k, users), Some(worker));
                         let owner = &mut user_owner[usize::try_from(k).unwrap()];
                         prop_assert_eq!(*owner, None);
                         *owner = Some((worker, thread));

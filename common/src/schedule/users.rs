@@ -17,6 +17,9 @@ pub struct UserPiece {
     pub to: u64,
     /// Length.
     pub over: Duration,
+    /// Users come and go in batches of so many: a batch comes when the curve has room for the last of it, and
+    /// goes with the first of it that has to go, so there are never more users than the curve says.
+    pub batch: u64,
 }
 
 /// When one user lives; offsets from phase zero.
@@ -79,12 +82,21 @@ impl UserCurve {
 }
 
 impl UserPiece {
+    /// The index with which a user comes and goes: its own, or the last of its batch.
+    fn place_of(&self, index: u64) -> u64 {
+        let (low, high) = (self.from.min(self.to), self.from.max(self.to));
+        if self.batch <= 1 || index < low || index >= high {
+            return index;
+        }
+        ((index / self.batch + 1) * self.batch).min(high) - 1
+    }
+
     /// When in this piece twice the curve is at 2·index + 1 or above.
     fn span(&self, index: u64) -> Option<(Duration, Duration)> {
         if self.over.is_zero() {
             return None;
         }
-        let level = 2 * u128::from(index) + 1;
+        let level = 2 * u128::from(self.place_of(index)) + 1;
         let (from, to) = (2 * u128::from(self.from), 2 * u128::from(self.to));
         let over = u128::from(nanos(self.over));
         // The crossing lies at over · |level − from| / |to − from|, rounded up.
@@ -112,7 +124,9 @@ mod tests {
     }
 
     fn curve(pieces: &[(u64, u64, u64)]) -> UserCurve {
-        UserCurve::new(pieces.iter().map(|&(from, to, s)| UserPiece { from, to, over: seconds(s) }).collect())
+        UserCurve::new(
+            pieces.iter().map(|&(from, to, s)| UserPiece { from, to, over: seconds(s), batch: 1 }).collect(),
+        )
     }
 
     #[test]
@@ -127,6 +141,27 @@ mod tests {
             ]
         );
         assert_eq!(curve.lives(10), []);
+    }
+
+    #[test]
+    fn batches_come_and_go_together_and_never_early() {
+        let piece = |from, to| UserPiece { from, to, over: seconds(10), batch: 4 };
+        let curve = UserCurve::new(vec![piece(0, 10), piece(10, 2)]);
+        let from = |k| curve.lives(k)[0].from;
+        assert_eq!([from(0), from(3)], [Duration::from_millis(3_500); 2]);
+        assert_eq!([from(4), from(7)], [Duration::from_millis(7_500); 2]);
+        assert_eq!([from(8), from(9)], [Duration::from_millis(9_500); 2]);
+        let until = |k| curve.lives(k)[0].until;
+        assert_eq!([until(0), until(1)], [seconds(20); 2]);
+        assert_eq!(until(8), until(9));
+        assert!(until(2) == until(3) && until(3) > until(4));
+        for ms in (0..20_000).step_by(50) {
+            let at = Duration::from_millis(ms);
+            let alive =
+                (0..10).filter(|&k| curve.lives(k).iter().any(|life| life.from <= at && at < life.until));
+            let value = if ms < 10_000 { ms as f64 / 1e3 } else { 10.0 - (ms as f64 - 1e4) / 1e3 * 0.8 };
+            assert!(alive.count() as f64 <= value + 0.51, "at {ms} ms");
+        }
     }
 
     proptest! {

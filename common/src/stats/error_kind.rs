@@ -40,20 +40,38 @@ macro_rules! error_kinds {
 error_kinds! {
     /// The name was not resolved.
     Dns = "dns" by Target,
-    /// No connection: refused, unreachable, or not within the connect timeout.
+    /// Nobody listens there.
+    ConnectRefused = "connect_refused" by Target,
+    /// No connection within the connect timeout.
+    ConnectTimeout = "connect_timeout" by Target,
+    /// No way to the address, or the connection broke while it was opened.
     Connect = "connect" by Target,
-    /// The TLS handshake failed.
+    /// The certificate is not trusted, not valid, or for another name.
+    TlsCertificate = "tls_certificate" by Target,
+    /// The TLS handshake failed: an alert, no common version, not TLS at all.
     Tls = "tls" by Target,
-    /// No complete answer within the response timeout.
+    /// The TLS handshake was not over within the connect timeout.
+    TlsTimeout = "tls_timeout" by Target,
+    /// No answer began within the response timeout.
     Timeout = "timeout" by Target,
+    /// An answer began and was not complete within the response timeout.
+    BodyTimeout = "body_timeout" by Target,
     /// The connection was reset in the middle.
     Reset = "reset" by Target,
     /// The target closed a reused connection just as the request went out (the keep-alive race).
     EofOnReused = "eof_on_reused" by Target,
-    /// The connection was closed before the answer was complete.
+    /// The connection was closed before an answer began.
     Eof = "eof" by Target,
+    /// The connection was closed before the answer was complete.
+    BodyEof = "body_eof" by Target,
     /// The answer was not HTTP.
     Protocol = "protocol" by Target,
+    /// The answer's head was larger than any client reads.
+    HeadTooLarge = "head_too_large" by Target,
+    /// The answer's body was not framed as its head says.
+    BodyFraming = "body_framing" by Target,
+    /// The target reset the HTTP/2 stream, or closed the connection with an error.
+    Http2 = "http2" by Target,
     /// A status that is not expected.
     Status = "status" by Target,
     /// A check on the answer failed.
@@ -64,6 +82,8 @@ error_kinds! {
     BodyTooLarge = "body_too_large" by Target,
     /// More redirects than allowed.
     Redirects = "redirects" by Target,
+    /// A redirect without an address that can be followed.
+    RedirectAddress = "redirect_address" by Target,
     /// An address or a redirect led to a host that may not be sent load.
     NotAllowed = "target_not_allowed" by Target,
     /// The generator had no file descriptor left.
@@ -72,6 +92,20 @@ error_kinds! {
     Ports = "ports" by Generator,
     /// The request could not be built from the scenario (an address that is none, say).
     Request = "bad_request" by Generator,
+}
+
+impl ErrorKind {
+    /// The kind with this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// Whether no connection came to stand: what `connect` means where a scenario names kinds.
+    #[must_use]
+    pub const fn is_connect(self) -> bool {
+        matches!(self, Self::ConnectRefused | Self::ConnectTimeout | Self::Connect)
+    }
 }
 
 impl fmt::Display for ErrorKind {

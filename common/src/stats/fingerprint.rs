@@ -24,6 +24,16 @@ pub enum SeriesKind {
     Lateness = 6,
     /// A whole iteration.
     Iteration = 7,
+    /// Waiting under a cap.
+    CapWait = 8,
+    /// A group of steps.
+    Group = 9,
+    /// Values of `observe`.
+    Observed = 10,
+    /// A life.
+    Life = 11,
+    /// Actions of a life.
+    LifeActions = 12,
 }
 
 /// The identity of a series within a run.

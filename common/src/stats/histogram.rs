@@ -12,6 +12,8 @@ pub enum Layout {
     Times,
     /// Milliseconds from 1 ms to 24 h.
     LongTimes,
+    /// Thousandths of a number, from 0 to a thousand million.
+    Values,
 }
 
 /// Sub-buckets per power of two at three significant digits: the next power of two above 2 × 10³.
@@ -35,6 +37,7 @@ impl Layout {
         match self {
             Self::Times => 600_000_000,
             Self::LongTimes => 86_400_000,
+            Self::Values => 1_000_000_000_000,
         }
     }
 
@@ -44,7 +47,7 @@ impl Layout {
         let value = if value > self.highest() { self.highest() } else { value };
         let exponent = (64 - HALF_BITS - 1) - (value | (SUB_BUCKETS - 1)).leading_zeros();
         let sub = value >> exponent;
-        // exponent ≤ 20 and sub < 2,048 for every layout, so the index fits any usize.
+        // exponent ≤ 30 and sub < 2,048 for every layout, so the index fits any usize.
         ((((exponent as u64) + 1) << HALF_BITS) + sub - (SUB_BUCKETS / 2)) as usize
     }
 
@@ -162,7 +165,7 @@ mod tests {
     proptest! {
         #[test]
         fn buckets_are_those_of_the_reference_crate(value in 0_u64..600_000_000) {
-            for layout in [Layout::Times, Layout::LongTimes] {
+            for layout in [Layout::Times, Layout::LongTimes, Layout::Values] {
                 let value = value.min(layout.highest());
                 let reference = hdrhistogram::Histogram::<u64>::new_with_bounds(1, layout.highest(), 3).unwrap();
                 let (low, high) = layout.range_of(layout.index_of(value));

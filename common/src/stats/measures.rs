@@ -52,6 +52,10 @@ pub struct StepStats {
     pub tls: Distribution,
     /// From the first byte sent to the first received.
     pub first_byte: Distribution,
+    /// Waiting under a cap; no part of the response time.
+    pub cap_wait: Distribution,
+    /// Attempts that repeated a failed one.
+    pub retries: u64,
 }
 
 impl StepStats {
@@ -70,6 +74,8 @@ impl StepStats {
         self.connect.merge(&other.connect);
         self.tls.merge(&other.tls);
         self.first_byte.merge(&other.first_byte);
+        self.cap_wait.merge(&other.cap_wait);
+        self.retries = self.retries.saturating_add(other.retries);
     }
 
     /// Exchanges that have ended.
@@ -164,6 +170,71 @@ pub struct CheckStats {
     pub failed: u64,
 }
 
+/// A named group of steps.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GroupStats {
+    /// Passes in which nothing failed.
+    pub ok: u64,
+    /// Passes in which something failed.
+    pub failed: u64,
+    /// Passes that were cut off.
+    pub unknown: u64,
+    /// From the intended start of its first step to the end of its last, in microseconds.
+    pub duration: Distribution,
+}
+
+impl GroupStats {
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        self.ok = self.ok.saturating_add(other.ok);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.unknown = self.unknown.saturating_add(other.unknown);
+        self.duration.merge(&other.duration);
+    }
+}
+
+/// Lives of one type of user.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LifeStats {
+    /// Lives that began.
+    pub begun: u64,
+    /// Lives in which nothing failed.
+    pub ok: u64,
+    /// Lives in which something failed.
+    pub failed: u64,
+    /// Lives that were cut off.
+    pub unknown: u64,
+    /// From the first step to the last, in milliseconds.
+    pub duration: Distribution,
+    /// Named actions of a life, in thousandths of one.
+    pub actions: Distribution,
+}
+
+impl Default for LifeStats {
+    fn default() -> Self {
+        Self {
+            begun: 0,
+            ok: 0,
+            failed: 0,
+            unknown: 0,
+            duration: Distribution::new(Layout::LongTimes),
+            actions: Distribution::new(Layout::Values),
+        }
+    }
+}
+
+impl LifeStats {
+    /// Adds all of `other`.
+    pub fn merge(&mut self, other: &Self) {
+        self.begun = self.begun.saturating_add(other.begun);
+        self.ok = self.ok.saturating_add(other.ok);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.unknown = self.unknown.saturating_add(other.unknown);
+        self.duration.merge(&other.duration);
+        self.actions.merge(&other.actions);
+    }
+}
+
 /// Everything, by index into the plan's lists.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Measures {
@@ -177,6 +248,12 @@ pub struct Measures {
     pub actions: BTreeMap<u32, ActionStats>,
     /// By check.
     pub checks: BTreeMap<u32, CheckStats>,
+    /// By group.
+    pub groups: BTreeMap<u32, GroupStats>,
+    /// By name of `observe`, in thousandths.
+    pub observed: BTreeMap<u32, Distribution>,
+    /// By type of user.
+    pub lives: BTreeMap<u32, LifeStats>,
     /// Errors of the scenario itself while it ran.
     pub scenario_errors: u64,
     /// The first of them.
@@ -208,6 +285,15 @@ impl Measures {
             own.passed = own.passed.saturating_add(stats.passed);
             own.failed = own.failed.saturating_add(stats.failed);
         }
+        for (&id, stats) in &other.groups {
+            self.groups.entry(id).or_default().merge(stats);
+        }
+        for (&id, values) in &other.observed {
+            self.observed.entry(id).or_insert_with(|| Distribution::new(Layout::Values)).merge(values);
+        }
+        for (&id, stats) in &other.lives {
+            self.lives.entry(id).or_default().merge(stats);
+        }
         self.scenario_errors = self.scenario_errors.saturating_add(other.scenario_errors);
         // The smallest text, not the first to come: merging must not depend on the order.
         self.scenario_error = match (self.scenario_error.take(), &other.scenario_error) {
@@ -224,6 +310,9 @@ impl Measures {
             && self.counters.is_empty()
             && self.actions.is_empty()
             && self.checks.is_empty()
+            && self.groups.is_empty()
+            && self.observed.is_empty()
+            && self.lives.is_empty()
             && self.scenario_errors == 0
     }
 }

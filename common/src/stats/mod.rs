@@ -14,5 +14,8 @@ pub use distribution::{Distribution, Summary};
 pub use error_kind::{Blame, ErrorCounts, ErrorKind};
 pub use fingerprint::{Fingerprint, SeriesKey, SeriesKind};
 pub use histogram::{Histogram, Layout};
-pub use measures::{ActionStats, CheckStats, CounterStats, LoadStats, Measures, StatusCounts, StepStats};
+pub use measures::{
+    ActionStats, CheckStats, CounterStats, GroupStats, LifeStats, LoadStats, Measures, StatusCounts,
+    StepStats,
+};
 pub use v2::{DecodeError, decode_into, encode};

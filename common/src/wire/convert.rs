@@ -1,8 +1,8 @@
 //! Measures to messages and back. What comes back is checked: a hostile snapshot is refused whole.
 
 use crate::stats::{
-    ActionStats, CheckStats, CounterStats, DecodeError, Distribution, ErrorKind, Fingerprint, Histogram,
-    Layout, LoadStats, Measures, SeriesKey, SeriesKind, StepStats, decode_into, encode,
+    ActionStats, CheckStats, CounterStats, DecodeError, Distribution, ErrorKind, Fingerprint, GroupStats,
+    Histogram, Layout, LifeStats, LoadStats, Measures, SeriesKey, SeriesKind, StepStats, decode_into, encode,
 };
 use crate::wire::pb;
 
@@ -84,6 +84,8 @@ pub fn measures_to_wire(measures: &Measures, phase: u32, fingerprint: &mut Finge
         connect_time: write(&stats.connect, step, SeriesKind::Connect),
         tls_time: write(&stats.tls, step, SeriesKind::Tls),
         first_byte_time: write(&stats.first_byte, step, SeriesKind::FirstByte),
+        cap_wait: write(&stats.cap_wait, step, SeriesKind::CapWait),
+        retries: stats.retries,
     });
     let steps = steps.collect();
     let loads = measures.loads.iter().map(|(&load, stats)| pb::LoadDelta {
@@ -98,9 +100,35 @@ pub fn measures_to_wire(measures: &Measures, phase: u32, fingerprint: &mut Finge
         iteration_time: write(&stats.iteration, load, SeriesKind::Iteration),
     });
     let loads = loads.collect();
+    let groups = measures.groups.iter().map(|(&group, stats)| pb::GroupDelta {
+        group,
+        ok: stats.ok,
+        failed: stats.failed,
+        unknown: stats.unknown,
+        duration: write(&stats.duration, group, SeriesKind::Group),
+    });
+    let groups = groups.collect();
+    let observed = measures.observed.iter().map(|(&observed, values)| pb::ObservedDelta {
+        observed,
+        values: write(values, observed, SeriesKind::Observed),
+    });
+    let observed = observed.collect();
+    let lives = measures.lives.iter().map(|(&user, stats)| pb::LifeDelta {
+        user,
+        begun: stats.begun,
+        ok: stats.ok,
+        failed: stats.failed,
+        unknown: stats.unknown,
+        duration: write(&stats.duration, user, SeriesKind::Life),
+        actions: write(&stats.actions, user, SeriesKind::LifeActions),
+    });
+    let lives = lives.collect();
     pb::Delta {
         steps,
         loads,
+        groups,
+        observed,
+        lives,
         counters: measures
             .counters
             .iter()
@@ -164,6 +192,8 @@ pub fn measures_from_wire(
             connect: times(&wire.connect_time, SeriesKind::Connect, "connect time")?,
             tls: times(&wire.tls_time, SeriesKind::Tls, "TLS time")?,
             first_byte: times(&wire.first_byte_time, SeriesKind::FirstByte, "first-byte time")?,
+            cap_wait: times(&wire.cap_wait, SeriesKind::CapWait, "waiting under a cap")?,
+            retries: wire.retries,
             ..StepStats::default()
         };
         for entry in &wire.statuses {
@@ -197,6 +227,34 @@ pub fn measures_from_wire(
             iteration,
         };
         measures.loads.entry(wire.load).or_default().merge(&stats);
+    }
+    for wire in &delta.groups {
+        let duration = wire.duration.as_ref();
+        let stats = GroupStats {
+            ok: wire.ok,
+            failed: wire.failed,
+            unknown: wire.unknown,
+            duration: read(duration, Layout::Times, wire.group, SeriesKind::Group, "duration")?,
+        };
+        measures.groups.entry(wire.group).or_default().merge(&stats);
+    }
+    for wire in &delta.observed {
+        let values =
+            read(wire.values.as_ref(), Layout::Values, wire.observed, SeriesKind::Observed, "values")?;
+        let own = measures.observed.entry(wire.observed);
+        own.or_insert_with(|| Distribution::new(Layout::Values)).merge(&values);
+    }
+    for wire in &delta.lives {
+        let (duration, actions) = (wire.duration.as_ref(), wire.actions.as_ref());
+        let stats = LifeStats {
+            begun: wire.begun,
+            ok: wire.ok,
+            failed: wire.failed,
+            unknown: wire.unknown,
+            duration: read(duration, Layout::LongTimes, wire.user, SeriesKind::Life, "duration")?,
+            actions: read(actions, Layout::Values, wire.user, SeriesKind::LifeActions, "actions")?,
+        };
+        measures.lives.entry(wire.user).or_default().merge(&stats);
     }
     measures.counters.extend(
         delta

@@ -4,7 +4,7 @@ mod convert;
 
 /// Version of the protocol. Raise it when an old worker and a new coordinator would misunderstand each
 /// other; 0 is "not set". A coordinator refuses workers of another version with a sentence.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The largest message either side accepts. Larger things travel in pieces.
 pub const MAX_MESSAGE_BYTES: usize = 4 << 20;
@@ -33,11 +33,14 @@ pub mod pb {
     /// The messages of `plan.proto`.
     pub mod plan_types {
         pub use super::{
-            Assignment, Between, Binding, Branch, Bundle, Capture, Choose, Closed, Count, CounterStep,
-            Encoding, End, Expect, Generated, GridSettings, Header, Hole, Http, HttpStep, If, JsonCheck,
-            Load, LogNormal, Lookup, Open, Part, Phase, Plan, RatePiece as PlanRatePiece, Repeat, Set,
-            SetHeaders, Source, StatusRange, Step, Table, Template, Think, UserPiece as PlanUserPiece,
-            UserType, Weights, capture, hole, json_check, load, part, source, step, think,
+            Assignment, Auth, Basic, Between, Binding, Blob, BodyCheck, Branch, Bundle, Cap, CapPer, Capture,
+            CapturePick, Choose, Closed, Connections, Count, Counted, CounterStep, Css, Encoding, End,
+            Exhausted, Expect, FormPart, Generated, GridSettings, Group, Header, HeaderCheck, Hole, Http,
+            HttpStep, HttpVersion, If, JsonCheck, Load, LogNormal, Lookup, Observation, Observe, Open, Paced,
+            Pair, Part, Phase, PhaseKind, Pick, Plan, Range, RatePiece as PlanRatePiece, Repeat, Retry, Set,
+            SetHeaders, Shared, Source, StatusRange, Step, StepPlace, Template, Think, Threshold, Tls,
+            UserPiece as PlanUserPiece, UserType, WaitFor, Weights, auth, body_check, capture, header_check,
+            hole, json_check, load, part, source, step, think,
         };
     }
 }

@@ -117,10 +117,11 @@ impl Actor {
         }
     }
 
-    async fn submit(&mut self, submission: Submission) -> Result<(RunId, Vec<Output>), SubmitError> {
+    async fn submit(&mut self, mut submission: Submission) -> Result<(RunId, Vec<Output>), SubmitError> {
         if let Some(run) = self.core.live() {
             return Err(SubmitError::Busy(run.clone()));
         }
+        self.stored_secrets(&mut submission)?;
         let started_at = jiff::Timestamp::now().to_string();
         let scenario_text = submission.bundle.scenario_text.clone();
         let live = LiveRun::begin(
@@ -141,6 +142,25 @@ impl Actor {
         self.store.create(new_run).await?;
         tracing::info!(%run, scenario = %live.plan.name, "run submitted");
         Ok((run, self.core.begin(boot_now(), live)))
+    }
+
+    /// Reads the secrets that stand here. They go to the workers with those that the submitter has sent.
+    fn stored_secrets(&self, submission: &mut Submission) -> Result<(), SubmitError> {
+        for (name, stored) in std::mem::take(&mut submission.bundle.stored_secrets) {
+            let refused =
+                |reason: &str| SubmitError::Secret { name: stored.clone(), reason: reason.to_owned() };
+            let good = !stored.starts_with('.')
+                && stored.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+            if !good {
+                return Err(refused("this cannot name a secret"));
+            }
+            let directory = self.config.secrets.as_ref();
+            let directory = directory.ok_or_else(|| refused("the coordinator has no --secrets directory"))?;
+            let value = std::fs::read_to_string(directory.join(&stored))
+                .map_err(|error| refused(&error.to_string()))?;
+            submission.bundle.secrets.insert(name, value.trim_end_matches(['\r', '\n']).to_owned());
+        }
+        Ok(())
     }
 
     async fn perform(&mut self, outputs: Vec<Output>) {

@@ -188,6 +188,9 @@ impl HubCore {
                 }
             }
         }
+        if let Some(threshold) = self.live.as_mut().and_then(|live| live.watch(false)) {
+            self.event(now, RunEvent::Threshold(threshold), &mut out);
+        }
         self.settle(now, &mut out);
         out
     }
@@ -331,6 +334,8 @@ impl HubCore {
 
     fn end(&mut self, now: Moment, out: &mut Vec<Output>) {
         let Some(mut live) = self.live.take() else { return };
+        // The last intervals end nothing any more, but they are judged.
+        drop(live.watch(true));
         let mut rest = live.ingest.take_fold();
         if let CommitState::Failed(fold) = std::mem::replace(&mut self.commit, CommitState::Idle) {
             rest.merge(fold);

@@ -11,7 +11,7 @@ use loadgrid_common::wire::pb;
 
 use super::{PhaseView, RunView, Submission, SubmitError};
 use crate::ingest::Ingest;
-use crate::judge;
+use crate::judge::{self, Watch};
 use crate::report::{self, Facts, PhaseFacts, Report, WorkerFacts};
 use crate::run::{EndReason, LostWorker, RunConfig, RunCore, RunEffect, RunEvent, Stage};
 
@@ -27,6 +27,7 @@ pub(super) struct LiveRun {
     phases: Vec<(Option<Moment>, Option<Moment>)>,
     lost: Vec<LostWorker>,
     costs: BTreeMap<WorkerId, WorkerFacts>,
+    watch: Watch,
     skew: Duration,
     uncertainty: Duration,
     warnings: Vec<String>,
@@ -71,7 +72,11 @@ impl LiveRun {
                 run: run.to_string(),
                 expect_workers,
                 wait: wait.unwrap_or(Duration::from_nanos(grid.wait_ns)),
-                phases: RunConfig::phases_of(&plan),
+                phases: plan.phases.clone(),
+                smallest_cap: RunConfig::smallest_cap_of(&plan),
+                wait_for_target: Duration::from_nanos(
+                    plan.wait_for.as_ref().map_or(0, |wait| wait.within_ns),
+                ),
                 grid,
                 prepare: pb::Prepare {
                     run: run.to_string(),
@@ -80,11 +85,19 @@ impl LiveRun {
                     secrets: bundle.secrets,
                     allowed_targets: allowed_targets.to_vec(),
                 },
-                tables: bundle.tables.into_iter().map(|table| (table.hash, table.csv.to_vec())).collect(),
+                tables: bundle.blobs.into_iter().map(|blob| (blob.hash, blob.content.to_vec())).collect(),
             },
         );
-        let ingest = Ingest::new(&plan);
+        let mut ingest = Ingest::new(&plan);
+        let watch = Watch::new(&plan);
+        if !watch.is_idle() {
+            ingest.keep_intervals();
+        }
         let phases = vec![(None, None); plan.phases.len()];
+        let unverified =
+            plan.http.as_ref().and_then(|http| http.tls.as_ref()).is_some_and(|tls| tls.unverified);
+        let warning = "certificates were not verified (`tls: { verify: false }`): the target may be anybody";
+        let warnings = Vec::from_iter(unverified.then(|| warning.to_owned()));
         Ok(Self {
             run,
             plan,
@@ -95,11 +108,22 @@ impl LiveRun {
             phases,
             lost: Vec::new(),
             costs: BTreeMap::new(),
+            watch,
             skew: Duration::ZERO,
             uncertainty: Duration::ZERO,
-            warnings: Vec::new(),
+            warnings,
             reason: None,
         })
+    }
+
+    /// Looks at the thresholds that are watched, interval by interval. Returns the one that ends the run, if one does.
+    pub(super) fn watch(&mut self, last: bool) -> Option<String> {
+        let mut ends = None;
+        while let Some((span, measures)) = self.ingest.take_interval(last) {
+            let broken = self.watch.interval(&self.plan, span, measures, self.ingest.totals());
+            ends = ends.or(broken);
+        }
+        ends
     }
 
     /// Lets the core know, takes note of what it decides, and returns what is left to do.
@@ -112,7 +136,7 @@ impl LiveRun {
             match effect {
                 RunEffect::Send { worker, order } => tasks.push(Task::Send(worker, order)),
                 RunEffect::PhaseBegins(span) => {
-                    if span.phase == 0 {
+                    if self.phases.iter().all(|(zero, _)| zero.is_none()) {
                         let shares = self.core.shares().to_vec();
                         shares
                             .iter()
@@ -209,6 +233,8 @@ impl LiveRun {
             completed,
             reason: &reason,
             ingest: &self.ingest,
+            watch: &self.watch,
+            core: &self.core,
             shares: self.core.shares(),
             lost: &lost,
             phases: &phases,
@@ -258,7 +284,7 @@ impl LiveRun {
         (zero, end): (Option<Moment>, Option<Moment>),
     ) -> PhaseView {
         let plan = self.plan.phases.get(number as usize);
-        let length = plan.map(loadgrid_common::plan::Phase::length).unwrap_or_default();
+        let length = plan.map(loadgrid_common::plan::Phase::limit).unwrap_or_default();
         let mut view = PhaseView {
             name: plan.map(|phase| phase.name.clone()).unwrap_or_default(),
             length,

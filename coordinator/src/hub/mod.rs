@@ -29,6 +29,8 @@ pub struct HubConfig {
     pub beat: Duration,
     /// Hosts that may be sent load.
     pub allowed_targets: Vec<String>,
+    /// Where the secrets of scenarios' `store` are, one file each.
+    pub secrets: Option<std::path::PathBuf>,
 }
 
 impl Default for HubConfig {
@@ -37,6 +39,7 @@ impl Default for HubConfig {
             lease: Duration::from_secs(5),
             beat: Duration::from_millis(500),
             allowed_targets: vec!["loopback".to_owned()],
+            secrets: None,
         }
     }
 }
@@ -68,6 +71,14 @@ pub enum SubmitError {
     NotAllowed {
         /// The host.
         host: String,
+    },
+    /// A secret that the coordinator does not have.
+    #[error("the secret `{name}` is not here: {reason}")]
+    Secret {
+        /// Its name in the directory of secrets.
+        name: String,
+        /// Why it cannot be read.
+        reason: String,
     },
     /// The store.
     #[error("the run cannot be stored")]

@@ -131,6 +131,9 @@ pub struct Ingest {
     totals: BTreeMap<u32, Measures>,
     windows: Windows,
     fold: BTreeMap<u32, Measures>,
+    /// Measures of single intervals, by number and phase; kept only for thresholds that are watched.
+    intervals: Option<BTreeMap<u64, BTreeMap<u32, Measures>>>,
+    interval: Duration,
     /// Workers with something that is not committed yet.
     touched: std::collections::BTreeSet<WorkerId>,
 }
@@ -144,6 +147,9 @@ struct Limits {
     counters: u32,
     actions: u32,
     checks: u32,
+    groups: u32,
+    observed: u32,
+    users: u32,
 }
 
 fn length<T>(list: &[T]) -> u32 {
@@ -161,6 +167,9 @@ impl Ingest {
             counters: length(&plan.counters),
             actions: length(&plan.actions),
             checks: length(&plan.checks),
+            groups: length(&plan.groups),
+            observed: length(&plan.observed),
+            users: length(&plan.users),
         };
         let interval = Duration::from_nanos(plan.grid.map_or(1_000_000_000, |grid| grid.snapshot_ns));
         Self {
@@ -169,8 +178,28 @@ impl Ingest {
             totals: BTreeMap::new(),
             windows: Windows::new(interval),
             fold: BTreeMap::new(),
+            intervals: None,
+            interval: interval.max(Duration::from_millis(1)),
             touched: std::collections::BTreeSet::new(),
         }
+    }
+
+    /// From here on, measures of single intervals are kept for [`Self::take_interval`].
+    pub fn keep_intervals(&mut self) {
+        self.intervals.get_or_insert_default();
+    }
+
+    /// The next interval that every worker has reported whole, with its measures by phase; with `last`, whatever is left.
+    pub fn take_interval(&mut self, last: bool) -> Option<((Duration, Duration), BTreeMap<u32, Measures>)> {
+        let horizon = if last { Duration::MAX } else { self.windows.horizon()? };
+        let (&number, _) = self.intervals.as_ref()?.first_key_value()?;
+        let from = self.interval.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
+        let span = (from, from + self.interval);
+        if span.1 > horizon {
+            return None;
+        }
+        let measures = self.intervals.as_mut()?.remove(&number)?;
+        Some((span, measures))
     }
 
     /// Counts a snapshot, once, and in the order of its worker.
@@ -240,6 +269,11 @@ impl Ingest {
             snapshot.users.into(),
             &measures,
         );
+        if let Some(intervals) = &mut self.intervals {
+            let middle = from + to.saturating_sub(from) / 2;
+            let number = u64::try_from(middle.as_nanos() / self.interval.as_nanos()).unwrap_or(u64::MAX);
+            intervals.entry(number).or_default().entry(snapshot.phase).or_default().merge(&measures);
+        }
         self.totals.entry(snapshot.phase).or_default().merge(&measures);
         self.fold.entry(snapshot.phase).or_default().merge(&measures);
         self.touched.insert(worker.clone());
@@ -341,6 +375,9 @@ impl Limits {
         delta.loads.iter().try_for_each(|load| within("load", load.load, self.loads))?;
         delta.counters.iter().try_for_each(|counter| within("counter", counter.counter, self.counters))?;
         delta.actions.iter().try_for_each(|action| within("action", action.action, self.actions))?;
+        delta.groups.iter().try_for_each(|group| within("group", group.group, self.groups))?;
+        delta.observed.iter().try_for_each(|o| within("observed value", o.observed, self.observed))?;
+        delta.lives.iter().try_for_each(|lives| within("user type", lives.user, self.users))?;
         delta.checks.iter().try_for_each(|check| within("check", check.check, self.checks))
     }
 }

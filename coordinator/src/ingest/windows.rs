@@ -147,10 +147,16 @@ impl Windows {
         self.windows.values()
     }
 
+    /// Up to where every worker has reported.
+    #[must_use]
+    pub fn horizon(&self) -> Option<Duration> {
+        self.reported.values().min().copied()
+    }
+
     /// The newest window that every worker has reported whole.
     #[must_use]
     pub fn newest_closed(&self) -> Option<&Window> {
-        let horizon = self.reported.values().min().copied()?;
+        let horizon = self.horizon()?;
         self.windows.values().rev().find(|window| window.from + self.length <= horizon)
     }
 }

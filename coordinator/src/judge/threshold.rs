@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use loadgrid_common::plan::{Plan, StepPlace};
 use loadgrid_common::units::{parse_duration, parse_percent, parse_rate, show_duration};
 
 /// A parsed threshold; the text is kept beside it.
@@ -17,6 +18,10 @@ pub struct Threshold {
     pub phase: Option<String>,
     /// Only this step.
     pub step: Option<String>,
+    /// Only steps in this group, or the group itself.
+    pub group: Option<String>,
+    /// Only steps with this label: name and value.
+    pub label: Option<(String, String)>,
     /// How it is compared.
     pub op: Op,
     /// With what: µs for times, a fraction for shares, otherwise the number.
@@ -71,8 +76,22 @@ pub enum Metric {
     IterationsFailed,
     /// Checks that passed.
     Checks,
+    /// Waiting under a cap.
+    CapWait,
+    /// Attempts that repeated a failed one.
+    Retries,
+    /// A group of steps.
+    GroupTime,
+    /// Lives in which nothing failed.
+    SessionOk,
+    /// How long a life took.
+    SessionTime,
+    /// Named actions of a life.
+    SessionActions,
     /// A counter of the scenario.
     Counter(String),
+    /// Values of `observe`.
+    Observed(String),
 }
 
 /// A comparison.
@@ -132,11 +151,53 @@ const METRICS: &[(&str, Metric)] = &[
     ("iterations", Metric::Iterations),
     ("iterations_failed", Metric::IterationsFailed),
     ("checks", Metric::Checks),
+    ("cap_wait", Metric::CapWait),
+    ("retries", Metric::Retries),
+    ("group_time", Metric::GroupTime),
+    ("session_ok", Metric::SessionOk),
+    ("session_time", Metric::SessionTime),
+    ("session_actions", Metric::SessionActions),
 ];
 
+/// Whether a name is that of a metric of every test.
+#[must_use]
+pub fn is_metric(name: &str) -> bool {
+    METRICS.iter().any(|(known, _)| *known == name) || LATER.contains(&name)
+}
+
+/// The names that thresholds may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Counters.
+    pub counters: &'a [String],
+    /// Distributions of `observe`.
+    pub observed: &'a [String],
+    /// Phases.
+    pub phases: &'a [String],
+    /// Steps.
+    pub steps: &'a [String],
+    /// Groups.
+    pub groups: &'a [String],
+    /// Where each step stands, with its labels.
+    pub places: &'a [StepPlace],
+}
+
+impl<'a> Known<'a> {
+    /// The names of a plan; `phases` are the names of its phases.
+    #[must_use]
+    pub fn of(plan: &'a Plan, phases: &'a [String]) -> Self {
+        Self {
+            counters: &plan.counters,
+            observed: &plan.observed,
+            phases,
+            steps: &plan.steps,
+            groups: &plan.groups,
+            places: &plan.step_places,
+        }
+    }
+}
+
 const LATER: &[&str] = &[
-    "session_ok",
-    "session_actions",
     "ws_delivery",
     "ws_round_trip",
     "ws_reach",
@@ -170,7 +231,15 @@ impl Metric {
                 | Self::FirstByteTime
                 | Self::IterationTime
                 | Self::Lateness
+                | Self::CapWait
+                | Self::GroupTime
+                | Self::SessionTime
         )
+    }
+
+    /// Whether it has a distribution of plain numbers.
+    const fn is_value(&self) -> bool {
+        matches!(self, Self::Observed(_) | Self::SessionActions)
     }
 
     const fn of_steps(&self) -> bool {
@@ -183,6 +252,8 @@ impl Metric {
                 | Self::FirstByteTime
                 | Self::Failed
                 | Self::Exchanges
+                | Self::CapWait
+                | Self::Retries
         )
     }
 }
@@ -200,6 +271,7 @@ const OPS: [(&str, Op); 6] = [
 
 /// An error at a part of the text; `part` is a slice of it.
 fn error_at(text: &str, part: &str, message: String, hint: &str) -> ThresholdError {
+    let part = part.trim_start();
     let offset =
         if part.is_empty() { 0 } else { (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize) };
     ThresholdError {
@@ -211,56 +283,87 @@ fn error_at(text: &str, part: &str, message: String, hint: &str) -> ThresholdErr
     }
 }
 
-fn parse_metric(text: &str, part: &str, counters: &[String]) -> Result<Metric, ThresholdError> {
+fn parse_metric(text: &str, part: &str, known: &Known<'_>) -> Result<Metric, ThresholdError> {
     let name = part.trim();
     if let Some((_, metric)) = METRICS.iter().find(|(known, _)| *known == name) {
         return Ok(metric.clone());
     }
-    if counters.iter().any(|counter| counter == name) {
+    if known.counters.iter().any(|counter| counter == name) {
         return Ok(Metric::Counter(name.to_owned()));
+    }
+    if known.observed.iter().any(|observed| observed == name) {
+        return Ok(Metric::Observed(name.to_owned()));
     }
     if LATER.contains(&name) {
         let message = format!("the metric `{name}` is not supported yet by this version");
         return Err(error_at(text, part, message, "remove it; the changelog tells when it comes"));
     }
-    let known = METRICS.iter().map(|(known, _)| *known).chain(counters.iter().map(String::as_str));
-    let hint = crate::scenario::suggest(name, known).unwrap_or_default();
-    Err(error_at(text, part, format!("there is no metric `{name}`"), &hint))
+    let own = known.counters.iter().chain(known.observed).map(String::as_str);
+    let all = METRICS.iter().map(|(known, _)| *known).chain(own);
+    let hint = crate::scenario::suggest(name, all).unwrap_or_default();
+    let error = error_at(text, part, format!("there is no metric `{name}`"), &hint);
+    // Unlike any metric, it may be a counter that could not be read.
+    Err(ThresholdError { is_unknown_name: !hint.starts_with("did you mean"), ..error })
 }
 
-enum Selector {
-    Phase(String),
-    Step(String),
-}
+const SELECTORS: &str = "write phase=NAME, step=NAME, group=NAME or label=NAME:VALUE";
 
-fn parse_selector(
+/// Reads a selector into the threshold.
+fn select(
+    threshold: &mut Threshold,
     text: &str,
     part: &str,
-    metric: &Metric,
-    phases: &[String],
-    steps: &[String],
-) -> Result<Selector, ThresholdError> {
+    known: &Known<'_>,
+) -> Result<(), ThresholdError> {
     let fail = |message: String, hint: &str| Err(error_at(text, part, message, hint));
+    let unknown = |what: &str, value: &str, names: &[String]| {
+        let hint = crate::scenario::suggest(value, names.iter().map(String::as_str)).unwrap_or_default();
+        let error = error_at(text, part, format!("there is no {what} `{value}`"), &hint);
+        Err(ThresholdError { is_unknown_name: true, ..error })
+    };
     let Some((key, value)) = part.split_once('=') else {
-        return fail(format!("`{}` is not a selector", part.trim()), "write phase=NAME or step=NAME");
+        return fail(format!("`{}` is not a selector", part.trim()), SELECTORS);
     };
     let (key, value) = (key.trim(), value.trim().trim_matches(['"', '\'']));
-    let known = match key {
-        "phase" => phases,
-        "step" if metric.of_steps() => steps,
-        "step" => return fail("this metric is not measured by step".to_owned(), "remove the selector"),
-        "group" | "label" | "host" => {
-            let message = format!("the selector `{key}` is not supported yet by this version");
-            return fail(message, "use phase= or step=");
+    let of_steps = threshold.metric.of_steps();
+    match key {
+        "phase" if !known.phases.iter().any(|phase| phase == value) => {
+            return unknown("phase", value, known.phases);
         }
-        other => return fail(format!("`{other}` is not a selector"), "write phase=NAME or step=NAME"),
-    };
-    if !known.iter().any(|known| known == value) {
-        let hint = crate::scenario::suggest(value, known.iter().map(String::as_str)).unwrap_or_default();
-        let error = error_at(text, part, format!("there is no {key} `{value}`"), &hint);
-        return Err(ThresholdError { is_unknown_name: true, ..error });
+        "phase" => threshold.phase = Some(value.to_owned()),
+        "step" if !of_steps => {
+            return fail("this metric is not measured by step".to_owned(), "remove the selector");
+        }
+        "step" if !known.steps.iter().any(|step| step == value) => {
+            return unknown("step", value, known.steps);
+        }
+        "step" => threshold.step = Some(value.to_owned()),
+        "group" if !of_steps && threshold.metric != Metric::GroupTime => {
+            return fail("this metric is not measured by group".to_owned(), "remove the selector");
+        }
+        "group" if !known.groups.iter().any(|group| group == value) => {
+            return unknown("group", value, known.groups);
+        }
+        "group" => threshold.group = Some(value.to_owned()),
+        "label" if !of_steps => {
+            return fail("this metric is not measured by label".to_owned(), "remove the selector");
+        }
+        "label" => {
+            let labels = known.places.iter().flat_map(|place| &place.labels);
+            let labels: Vec<String> = labels.map(|label| format!("{}:{}", label.name, label.value)).collect();
+            let Some((name, wanted)) = value.split_once(':').filter(|_| labels.iter().any(|l| l == value))
+            else {
+                return unknown("label", value, &labels);
+            };
+            threshold.label = Some((name.to_owned(), wanted.to_owned()));
+        }
+        "host" => {
+            let message = format!("the selector `{key}` is not supported yet by this version");
+            return fail(message, SELECTORS);
+        }
+        other => return fail(format!("`{other}` is not a selector"), SELECTORS),
     }
-    Ok(if key == "phase" { Selector::Phase(value.to_owned()) } else { Selector::Step(value.to_owned()) })
+    Ok(())
 }
 
 impl Threshold {
@@ -269,24 +372,24 @@ impl Threshold {
         match (self.stat, &self.metric) {
             (Stat::Count, _) => Dimension::Number,
             (_, metric) if metric.is_time() => Dimension::Time,
-            (Stat::Rate, Metric::Failed | Metric::Dropped | Metric::Checks | Metric::IterationsFailed) => {
-                Dimension::Share
-            }
+            (
+                Stat::Rate,
+                Metric::Failed
+                | Metric::Dropped
+                | Metric::Checks
+                | Metric::IterationsFailed
+                | Metric::SessionOk,
+            ) => Dimension::Share,
             (Stat::Rate, _) => Dimension::PerSecond,
             _ => Dimension::Number,
         }
     }
 
-    /// Reads a threshold. `counters` are the scenario's counters, `phases` and `steps` its names.
+    /// Reads a threshold.
     ///
     /// # Errors
     /// Where it is none, with the place.
-    pub fn parse(
-        text: &str,
-        counters: &[String],
-        phases: &[String],
-        steps: &[String],
-    ) -> Result<Self, ThresholdError> {
+    pub fn parse(text: &str, known: &Known<'_>) -> Result<Self, ThresholdError> {
         let fail = |part: &str, message: String, hint: &str| Err(error_at(text, part, message, hint));
         let Some((stat_text, rest)) = text.split_once('(') else {
             return fail(text, format!("`{text}` is not a threshold"), SHAPE);
@@ -298,23 +401,26 @@ impl Threshold {
             let hint = "one of min, mean, max, p50, p95, p99, p99.9, rate, count, sum";
             return fail(stat_text, format!("`{}` is not a statistic", stat_text.trim()), hint);
         };
-        let mut parts = inner.split(',');
-        let metric = parse_metric(text, parts.next().unwrap_or_default(), counters)?;
-        let (mut phase, mut step) = (None, None);
-        for selector in parts {
-            let (place, name) = match parse_selector(text, selector, &metric, phases, steps)? {
-                Selector::Phase(name) => (&mut phase, name),
-                Selector::Step(name) => (&mut step, name),
-            };
-            *place = Some(name);
-        }
-        let rest = rest.trim_start();
-        let Some((op, value)) = OPS.iter().find_map(|(word, op)| Some((*op, rest.strip_prefix(word)?)))
+        let mut parts = split_selectors(inner).into_iter();
+        let metric = parse_metric(text, parts.next().unwrap_or_default(), known)?;
+        let after = rest.trim_start();
+        let Some((op, value)) = OPS.iter().find_map(|(word, op)| Some((*op, after.strip_prefix(word)?)))
         else {
-            let word = rest.split(' ').next().unwrap_or_default();
-            return fail(rest, format!("`{word}` is not a comparison"), "one of <, <=, >, >=, ==, !=");
+            let word = after.split(' ').next().unwrap_or_default();
+            return fail(after, format!("`{word}` is not a comparison"), "one of <, <=, >, >=, ==, !=");
         };
-        let mut threshold = Self { text: text.trim().to_owned(), stat, metric, phase, step, op, limit: 0.0 };
+        let mut threshold = Self {
+            text: text.trim().to_owned(),
+            stat,
+            metric,
+            phase: None,
+            step: None,
+            group: None,
+            label: None,
+            op,
+            limit: 0.0,
+        };
+        parts.try_for_each(|part| select(&mut threshold, text, part, known))?;
         if let Some(reason) = threshold.impossible() {
             return fail(stat_text, reason, SHAPE);
         }
@@ -326,15 +432,18 @@ impl Threshold {
     }
 
     fn impossible(&self) -> Option<String> {
+        let spread = self.metric.is_time() || self.metric.is_value();
         let fits = match self.stat {
             Stat::Count => true,
-            Stat::Min | Stat::Mean | Stat::Max | Stat::Percentile(_) => self.metric.is_time(),
-            Stat::Rate => !self.metric.is_time(),
+            Stat::Min | Stat::Mean | Stat::Max | Stat::Percentile(_) => spread,
+            Stat::Rate => !spread,
             Stat::Sum => matches!(self.metric, Metric::Counter(_)),
         };
         (!fits).then(|| {
             if self.metric.is_time() {
                 "a time has min, mean, max, percentiles and count".to_owned()
+            } else if spread {
+                "observed values have min, mean, max, percentiles and count".to_owned()
             } else {
                 "a count has rate, count and (for counters) sum".to_owned()
             }
@@ -399,6 +508,23 @@ fn parse_stat(text: &str) -> Option<Stat> {
     })
 }
 
+/// Splits at the commas before a selector: a name may hold commas, too.
+fn split_selectors(text: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut from = 0;
+    for (at, _) in text.match_indices(',') {
+        let next = text[at + 1..].trim_start();
+        let word = next.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(next.len());
+        let is_selector = next[word..].trim_start().starts_with('=') && word > 0;
+        if is_selector || parts.is_empty() {
+            parts.push(&text[from..at]);
+            from = at + 1;
+        }
+    }
+    parts.push(&text[from..]);
+    parts
+}
+
 /// Splits behind the `)` that closes, counting those inside (names may hold parentheses).
 fn split_at_closing(text: &str) -> Option<(&str, &str)> {
     let mut depth = 0_u32;
@@ -415,11 +541,28 @@ fn split_at_closing(text: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use loadgrid_common::plan::Pair;
+
     use super::*;
 
     fn parse(text: &str) -> Result<Threshold, ThresholdError> {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-        Threshold::parse(text, &names(&["orders"]), &names(&["light"]), &names(&["login", "GET /x(1)"]))
+        let (counters, observed) = (names(&["orders"]), names(&["basket"]));
+        let (phases, groups) = (names(&["light"]), names(&["checkout"]));
+        let steps = names(&["login", "GET /x(1)", "GET /y?ids=1,2"]);
+        let label = Pair { name: "area".to_owned(), value: "auth".to_owned() };
+        let places = [StepPlace { group: 1, labels: vec![label] }];
+        Threshold::parse(
+            text,
+            &Known {
+                counters: &counters,
+                observed: &observed,
+                phases: &phases,
+                steps: &steps,
+                groups: &groups,
+                places: &places,
+            },
+        )
     }
 
     #[test]
@@ -438,6 +581,13 @@ mod tests {
             parse("max(service_time, step=GET /x(1)) < 1s").unwrap().step.as_deref(),
             Some("GET /x(1)")
         );
+        let comma = parse("max(service_time, step=GET /y?ids=1,2, phase=light) < 1s").unwrap();
+        assert_eq!((comma.step.as_deref(), comma.phase.as_deref()), (Some("GET /y?ids=1,2"), Some("light")));
+        assert_eq!(parse("p95(basket) < 20").unwrap().limit, 20.0);
+        assert_eq!(parse("p95(group_time, group=checkout) < 2s").unwrap().group.as_deref(), Some("checkout"));
+        let label = parse("rate(failed, label=area:auth) < 1%").unwrap().label;
+        assert_eq!(label, Some(("area".to_owned(), "auth".to_owned())));
+        assert_eq!(parse("rate(session_ok) >= 95%").unwrap().limit, 0.95);
     }
 
     #[test]
@@ -447,15 +597,18 @@ mod tests {
             ("p999(response_time) < 1s", 0, "not a statistic"),
             ("p99(respons_time) < 1s", 4, "no metric"),
             ("p99(ws_delivery) < 1s", 4, "not supported yet"),
-            ("p99(response_time, step=logn) < 1s", 18, "no step"),
-            ("p99(response_time, x) < 1s", 18, "not a selector"),
+            ("p99(response_time, step=logn) < 1s", 19, "no step"),
+            ("p99(response_time, x) < 1s", 19, "not a selector"),
             ("p99(response_time) ~ 1s", 19, "not a comparison"),
-            ("p99(response_time) < 1", 20, "no unit"),
+            ("p99(response_time) < 1", 21, "no unit"),
             ("p99(failed) < 1%", 0, "a count has"),
             ("rate(response_time) < 1%", 0, "a time has"),
-            ("rate(failed) < 1", 14, "per cent"),
+            ("rate(failed) < 1", 15, "per cent"),
             ("p99(response_time < 1s", 0, "`)` is missing"),
-            ("count(dropped, step=login) == 0", 14, "not measured by step"),
+            ("count(dropped, step=login) == 0", 15, "not measured by step"),
+            ("rate(failed, label=area:shop) < 1%", 13, "no label"),
+            ("rate(failed, group=chekout) < 1%", 13, "no group"),
+            ("sum(basket) < 1", 0, "observed values have"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.message.contains(word) && error.offset == offset, "{text}: {error:?}");

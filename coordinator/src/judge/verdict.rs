@@ -1,5 +1,6 @@
 //! Whether a result can be trusted, and how the run came out.
 
+use loadgrid_common::plan::PhaseKind;
 use loadgrid_common::stats::{Blame, Measures};
 
 use crate::report::{Facts, Ledger, Outcome, Threshold, Validity, ValidityStatus, Verdict};
@@ -153,6 +154,20 @@ pub fn verdict(
             );
             found.push((Outcome::Aborted, ExitCode::NotEnoughWorkers, reason));
         }
+        EndReason::SetupFailed(reason) => {
+            let reason = format!("setup failed, so no load was sent: {reason}");
+            found.push((Outcome::Failed, ExitCode::ScenarioRuntime, reason));
+        }
+        EndReason::Threshold(threshold) => {
+            let reason = format!("a threshold ended the run: {threshold}");
+            found.push((Outcome::Failed, ExitCode::Thresholds, reason));
+        }
+        EndReason::CapTooSmall { cap, parts } => {
+            let reason = format!(
+                "a `cap` of {cap} cannot be cut into {parts} parts, one for each load thread of the grid; start fewer threads (--threads), raise it, or cap over a longer time"
+            );
+            found.push((Outcome::Aborted, ExitCode::NotEnoughWorkers, reason));
+        }
         EndReason::NoWorkersLeft => {
             found.push((Outcome::Incomplete, ExitCode::NotValid, "all workers were lost".to_owned()))
         }
@@ -164,6 +179,14 @@ pub fn verdict(
         let reason =
             format!("the scenario failed {} times while it ran; for example: {text}", whole.scenario_errors);
         found.push((Outcome::Failed, ExitCode::ScenarioRuntime, reason));
+    }
+    for (number, phase) in facts.plan.phases.iter().enumerate() {
+        let measures = u32::try_from(number).ok().and_then(|number| facts.ingest.totals().get(&number));
+        let failed = |measures: &Measures| measures.loads.values().any(|load| load.failed + load.unknown > 0);
+        if phase.kind() == PhaseKind::Teardown && measures.is_some_and(failed) {
+            let reason = "teardown failed: what it should have cleaned up is left".to_owned();
+            found.push((Outcome::Failed, ExitCode::ScenarioRuntime, reason));
+        }
     }
     for (worker, _) in facts.lost {
         let share =

@@ -65,7 +65,16 @@ fn close_load(
             iterations.unknown += own.started.saturating_sub(own.ended);
         }
         let (Some(cycle), Some(_)) = (cycle, view.planned()) else { continue };
-        let share = view.planned_for(cycle, place);
+        // A phase that one worker carries out has no shares: what nobody began was never started.
+        let is_load =
+            facts.plan.phases.get(phase as usize).is_some_and(loadgrid_common::plan::Phase::is_load);
+        if !is_load {
+            continue;
+        }
+        let share = match view {
+            LoadView::Shared(_) => facts.core.leased(phase, load, worker),
+            _ => view.planned_for(cycle, place),
+        };
         let open = share.saturating_sub(own.started + own.dropped + own.never_started);
         if open == 0 {
             continue;
@@ -85,12 +94,24 @@ fn close_load(
         iterations.started += may_have_started;
         iterations.unknown += may_have_started;
         iterations.never_started += open - may_have_started;
-        if is_sealed && begun.is_some() && facts.completed && own.started > 0 {
+        let is_shared = matches!(view, LoadView::Shared(_));
+        if is_sealed && begun.is_some() && facts.completed && own.started > 0 && !is_shared {
             gaps.push(format!("{open} arrivals of {worker} in phase {phase} are missing from its reports"));
         }
     }
-    if facts.shares.is_empty() {
-        iterations.never_started = view.planned().unwrap_or(0);
+    if let Some(planned) = view.planned() {
+        // What belongs to no share: everything where there was none, iterations that nobody leased.
+        let accounted = iterations.started + iterations.dropped + iterations.never_started;
+        let is_shared = matches!(view, LoadView::Shared(_));
+        let is_load =
+            facts.plan.phases.get(phase as usize).is_some_and(loadgrid_common::plan::Phase::is_load);
+        let rest = planned.saturating_sub(accounted);
+        if is_shared && facts.completed && facts.lost.is_empty() {
+            // The load's time was up before all of them were leased.
+            iterations.dropped += rest;
+        } else if facts.shares.is_empty() || is_shared || !is_load {
+            iterations.never_started += rest;
+        }
     }
     check(&iterations, phase, load, gaps);
     LoadAccount { iterations }
@@ -103,6 +124,16 @@ fn due_of_share(view: &LoadView, cycle: &Cycle, worker: u32, until: Duration) ->
         LoadView::Open { curve, .. } => {
             cycle.worker_stripe(worker, view.users()).count_below(curve.due_by(until))
         }
+        // Every user may have gone on until then.
+        LoadView::Shared(_) | LoadView::Counted(_) => u64::MAX,
+        LoadView::Paced(curve) => match curve.length() {
+            length if length.is_zero() => 0,
+            length => {
+                let share = u128::from(view.planned_for(cycle, worker));
+                let due = (share * until.as_nanos()).div_ceil(length.as_nanos());
+                u64::try_from(due.min(share)).unwrap_or(u64::MAX)
+            }
+        },
         LoadView::Closed { .. } => 0,
     }
 }

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use loadgrid_common::id::{Incarnation, RunId, WorkerId};
-use loadgrid_common::plan::Plan;
-use loadgrid_common::stats::{Blame, Distribution, Measures, StepStats};
+use loadgrid_common::plan::{self, Plan};
+use loadgrid_common::stats::{Blame, Distribution, GroupStats, LifeStats, Measures, StepStats};
 use loadgrid_common::time::micros;
 
 use super::accounts;
 use super::model::{
-    Action, Check, Counter, FORMAT, Iterations, Phase, Rank, Report, Resources, Run, Step, Times, Totals,
-    Window, WorkerResources,
+    Action, Check, Counter, FORMAT, Group, Iterations, Lives, Observed, Phase, Rank, Report, Resources, Run,
+    Step, Times, Totals, Window, WorkerResources,
 };
 use crate::ingest::Ingest;
 use crate::judge::{self, Figures};
-use crate::run::EndReason;
+use crate::run::{EndReason, RunCore};
 
 /// What is known about a run when it has ended. Times are run time unless they say otherwise.
 #[derive(Debug)]
@@ -36,6 +36,10 @@ pub struct Facts<'a> {
     pub completed: bool,
     /// What was measured.
     pub ingest: &'a Ingest,
+    /// Thresholds that were looked at while it went on.
+    pub watch: &'a judge::Watch,
+    /// What it did.
+    pub core: &'a RunCore,
     /// Owners and weights, in slot order.
     pub shares: &'a [(WorkerId, Incarnation, u32)],
     /// Workers that were lost, with the end of their lease.
@@ -81,6 +85,16 @@ pub struct WorkerFacts {
 }
 
 impl Facts<'_> {
+    /// How long a phase offered load: its planned length, or up to where it ended or was broken off.
+    #[must_use]
+    pub fn length_of(&self, phase: u32) -> Duration {
+        let planned = self.plan.phases.get(phase as usize).map(plan::Phase::limit).unwrap_or_default();
+        let span = self.phases.get(phase as usize).copied().unwrap_or_default();
+        span.zero.map_or(Duration::ZERO, |zero| {
+            planned.min(span.end.unwrap_or(self.ended_at).saturating_sub(zero))
+        })
+    }
+
     /// The end of a lost worker's lease.
     #[must_use]
     pub fn lost_at(&self, worker: &WorkerId) -> Option<Duration> {
@@ -104,24 +118,32 @@ pub fn build(facts: &Facts<'_>) -> Report {
     let mut phases = Vec::new();
     for (number, (plan, iterations)) in facts.plan.phases.iter().zip(&phase_iterations).enumerate() {
         let measures = of_phase(number);
-        whole.merge(measures);
+        // What was not recorded stands in its own row only; that the scenario failed in it is said all the same.
+        if plan.unrecorded {
+            whole.scenario_errors += measures.scenario_errors;
+            whole.scenario_error = whole.scenario_error.take().or_else(|| measures.scenario_error.clone());
+        } else {
+            whole.merge(measures);
+        }
         let span = facts.phases.get(number).copied().unwrap_or_default();
-        let length = length_of(facts, number, span);
+        let length = facts.length_of(u32::try_from(number).unwrap_or(u32::MAX));
         phases.push(Phase {
             name: plan.name.clone(),
+            recorded: !plan.unrecorded,
             started: span.zero.is_some(),
             duration_us: micros(length),
             totals: totals(measures, iterations, length),
             iterations: *iterations,
-            steps: measures
-                .steps
-                .iter()
-                .map(|(&id, stats)| step(&name_of(&facts.plan.steps, id), stats))
-                .collect(),
+            steps: measures.steps.iter().map(|(&id, stats)| step(facts.plan, id, stats)).collect(),
+            groups: groups(facts.plan, measures),
         });
     }
-    let length: Duration = phases.iter().map(|phase| Duration::from_micros(phase.duration_us)).sum();
+    let recorded = phases.iter().filter(|phase| phase.recorded);
+    let length: Duration = recorded.map(|phase| Duration::from_micros(phase.duration_us)).sum();
+    let recorded = accounts.iter().zip(&facts.plan.phases).filter(|(_, phase)| !phase.unrecorded);
+    let iterations = accounts::sum(recorded.flat_map(|(loads, _)| loads));
     let names = |list: &[String], id: u32| name_of(list, id);
+    let user_names: Vec<String> = facts.plan.users.iter().map(|user| user.name.clone()).collect();
     let figures = Figures { facts, phase_iterations: &phase_iterations };
     let thresholds = judge::thresholds(&figures);
     let validity = judge::validity(facts, &ledger);
@@ -140,10 +162,11 @@ pub fn build(facts: &Facts<'_>) -> Report {
             clock_uncertainty_us: micros(facts.clock_uncertainty),
             seed: facts.plan.seed,
             build: env!("CARGO_PKG_VERSION").to_owned(),
+            labels: facts.plan.labels.iter().map(|l| (l.name.clone(), l.value.clone())).collect(),
         },
         verdict,
         validity,
-        totals: totals(&whole, &ledger.iterations, length),
+        totals: totals(&whole, &iterations, length),
         ledger,
         phases,
         ranking: ranking(facts, &whole),
@@ -167,6 +190,12 @@ pub fn build(facts: &Facts<'_>) -> Report {
                 )
             })
             .collect(),
+        observed: whole
+            .observed
+            .iter()
+            .map(|(&id, values)| (names(&facts.plan.observed, id), observed(values)))
+            .collect(),
+        lives: whole.lives.iter().map(|(&id, stats)| lives(&names(&user_names, id), stats)).collect(),
         checks: whole
             .checks
             .iter()
@@ -188,13 +217,6 @@ pub fn build(facts: &Facts<'_>) -> Report {
 
 fn name_of(list: &[String], id: u32) -> String {
     list.get(id as usize).cloned().unwrap_or_else(|| format!("#{id}"))
-}
-
-/// How long a phase offered load: its planned length, or up to where it was broken off.
-fn length_of(facts: &Facts<'_>, number: usize, span: PhaseFacts) -> Duration {
-    let planned = facts.plan.phases.get(number).map(loadgrid_common::plan::Phase::length).unwrap_or_default();
-    span.zero
-        .map_or(Duration::ZERO, |zero| planned.min(span.end.unwrap_or(facts.ended_at).saturating_sub(zero)))
 }
 
 /// The figures of a distribution.
@@ -241,13 +263,70 @@ fn totals(measures: &Measures, iterations: &Iterations, length: Duration) -> Tot
     totals
 }
 
-fn step(name: &str, stats: &StepStats) -> Step {
+/// The groups of a phase.
+fn groups(plan: &Plan, measures: &Measures) -> Vec<Group> {
+    let group = |(&id, stats): (&u32, &GroupStats)| Group {
+        group: name_of(&plan.groups, id),
+        ok: stats.ok,
+        failed: stats.failed,
+        unknown: stats.unknown,
+        duration: times(&stats.duration),
+    };
+    measures.groups.iter().map(group).collect()
+}
+
+/// The figures of values of `observe`, which are kept in thousandths.
+fn observed(values: &Distribution) -> Observed {
+    let Some(summary) = values.summary() else { return Observed::default() };
+    let number = |thousandths: u64| thousandths as f64 / 1e3;
+    let q = |q: f64| number(values.quantile(q).unwrap_or_default());
+    Observed {
+        count: values.count,
+        min: number(summary.min),
+        mean: values.sum as f64 / values.count.max(1) as f64 / 1e3,
+        p50: q(0.5),
+        p90: q(0.9),
+        p95: q(0.95),
+        p99: q(0.99),
+        max: number(summary.max),
+    }
+}
+
+/// The lives of a type of user.
+fn lives(user: &str, stats: &LifeStats) -> Lives {
+    let duration = stats.duration.summary().unwrap_or_default();
+    let q = |q: f64| stats.duration.quantile(q).unwrap_or_default();
+    Lives {
+        user: user.to_owned(),
+        begun: stats.begun,
+        ok: stats.ok,
+        failed: stats.failed,
+        unknown: stats.unknown,
+        duration_mean_ms: duration.mean,
+        duration_p50_ms: q(0.5),
+        duration_p95_ms: q(0.95),
+        duration_max_ms: duration.max,
+        actions: observed(&stats.actions),
+    }
+}
+
+fn step(plan: &Plan, id: u32, stats: &StepStats) -> Step {
+    let place = plan.step_places.get(id as usize);
+    let group = place.and_then(|place| place.group.checked_sub(1));
     let errors = |blame: Blame| {
         let of = stats.errors.iter().filter(|(kind, _)| kind.blame() == blame);
         of.map(|(kind, count)| (kind.name().to_owned(), count)).collect::<BTreeMap<_, _>>()
     };
     Step {
-        step: name.to_owned(),
+        step: name_of(&plan.steps, id),
+        group: group.map(|group| name_of(&plan.groups, group)),
+        labels: place
+            .iter()
+            .flat_map(|place| &place.labels)
+            .map(|label| (label.name.clone(), label.value.clone()))
+            .collect(),
+        retries: stats.retries,
+        cap_wait: times(&stats.cap_wait),
         exchanges: stats.ended(),
         failed: stats.failed,
         unknown: stats.unknown,

@@ -21,6 +21,8 @@ pub struct Report {
     pub ranking: Vec<Rank>,
     pub actions: Vec<Action>,
     pub counters: BTreeMap<String, Counter>,
+    pub observed: BTreeMap<String, Observed>,
+    pub lives: Vec<Lives>,
     pub checks: Vec<Check>,
     pub thresholds: Vec<Threshold>,
     pub expectations: Vec<serde_json::Value>,
@@ -48,6 +50,7 @@ pub struct Run {
     pub clock_uncertainty_us: u64,
     pub seed: u64,
     pub build: String,
+    pub labels: BTreeMap<String, String>,
 }
 
 /// How a run came out.
@@ -186,11 +189,56 @@ pub struct Times {
 #[expect(missing_docs, reason = "see Report")]
 pub struct Phase {
     pub name: String,
+    /// Whether its figures belong to the totals.
+    pub recorded: bool,
     pub started: bool,
     pub duration_us: u64,
     pub totals: Totals,
     pub iterations: Iterations,
     pub steps: Vec<Step>,
+    pub groups: Vec<Group>,
+}
+
+/// A group of steps.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "see Report")]
+pub struct Group {
+    pub group: String,
+    pub ok: u64,
+    pub failed: u64,
+    pub unknown: u64,
+    pub duration: Times,
+}
+
+/// Values of `observe`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "see Report")]
+pub struct Observed {
+    pub count: u64,
+    pub min: f64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p95: f64,
+    pub p99: f64,
+    pub max: f64,
+}
+
+/// Lives of a type of user.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "see Report")]
+pub struct Lives {
+    pub user: String,
+    pub begun: u64,
+    pub ok: u64,
+    pub failed: u64,
+    pub unknown: u64,
+    pub duration_mean_ms: u64,
+    pub duration_p50_ms: u64,
+    pub duration_p95_ms: u64,
+    pub duration_max_ms: u64,
+    /// Named actions of a life.
+    pub actions: Observed,
 }
 
 /// One step of a phase.
@@ -198,9 +246,12 @@ pub struct Phase {
 #[expect(missing_docs, reason = "see Report")]
 pub struct Step {
     pub step: String,
+    pub group: Option<String>,
+    pub labels: BTreeMap<String, String>,
     pub exchanges: u64,
     pub failed: u64,
     pub unknown: u64,
+    pub retries: u64,
     pub status_codes: BTreeMap<String, u64>,
     /// Failures of the target by kind.
     pub errors: BTreeMap<String, u64>,
@@ -211,6 +262,8 @@ pub struct Step {
     pub connect_time: Times,
     pub tls_time: Times,
     pub first_byte_time: Times,
+    /// Waiting under a cap; no part of the response time.
+    pub cap_wait: Times,
 }
 
 /// A step's share of all the time that users waited.

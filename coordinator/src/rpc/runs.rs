@@ -69,6 +69,7 @@ impl Runs for RunsService {
                 SubmitError::Busy(_) => Status::failed_precondition(error.to_string()),
                 SubmitError::Plan(_) => Status::invalid_argument(error.to_string()),
                 SubmitError::NotAllowed { .. } => Status::permission_denied(error.to_string()),
+                SubmitError::Secret { .. } => Status::failed_precondition(error.to_string()),
                 SubmitError::Store(_) => Status::internal(error.to_string()),
                 SubmitError::Closing => Status::unavailable(error.to_string()),
             }),

@@ -3,10 +3,14 @@
 //! ```text
 //!             enough workers      all armed          all committed        last phase ended
 //!  waiting ──────────────▶ arming ─────────▶ opening ─────────────▶ in phase ─────────────▶ draining ─▶ ended
-//!     │ time is up            │ refused, too few    ▲    │ Start at T    │ ▲                    ▲ │ all sealed
-//!     ▼                       ▼                     └────┘ a worker lost └─┘ next phase         │ ▼ or time is up
-//!   ended                   ended                                  stop, interrupt, abort ──────┘
+//!     │ time is up            │ refused, too few    ▲    │ Start at T    │ ▲ ▲                  ▲ │ all sealed
+//!     ▼                       ▼                     └────┘ a worker lost └─┘ └─ warming: users   │ ▼ or time is up
+//!   ended                   ended                                 next phase    begin before zero│
+//!                                     stop, interrupt, abort ─▶ ending ─▶ teardown, if any ──────┘
 //! ```
+//!
+//! `setup` and `teardown` are phases that one worker carries out alone. Teardown follows however the run ends, once
+//! its first phase was ordered.
 //!
 //! Orders are level-triggered: what a worker should hear next follows from how far it says it is, and is
 //! repeated until it has come so far. So any message may be lost, doubled or late. A run ends exactly once,
@@ -17,15 +21,19 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use loadgrid_common::id::{Incarnation, WorkerId};
-use loadgrid_common::plan::{GridSettings, Plan};
+use loadgrid_common::plan::{self, GridSettings, Phase, PhaseKind, Plan};
 use loadgrid_common::schedule::weights_for;
 use loadgrid_common::time::Moment;
 use loadgrid_common::wire::pb::{self, from_coordinator::Message as Order};
 
+use super::grants::Grants;
+
 /// An order that is not obeyed is repeated after this long.
-const REPEAT: Duration = Duration::from_millis(500);
+pub(super) const REPEAT: Duration = Duration::from_millis(500);
 /// Arming takes as long as the plan's data needs to travel; each byte that arrives is progress, silence is not.
 const ARMING_LIMIT: Duration = Duration::from_secs(120);
+/// How long users may take to begin their lives before phase zero.
+const WARMING_LIMIT: Duration = Duration::from_secs(120);
 /// Two-phase opening of an epoch.
 const OPENING_LIMIT: Duration = Duration::from_secs(15);
 /// How far ahead a start is ordered: it has to reach every worker before it is due.
@@ -48,8 +56,12 @@ pub struct RunConfig {
     pub expect_workers: u32,
     /// How long.
     pub wait: Duration,
-    /// Length and graceful stop of each phase.
-    pub phases: Vec<(Duration, Duration)>,
+    /// Its phases.
+    pub phases: Vec<Phase>,
+    /// The smallest count of a cap that the whole grid shares: every load thread needs a part of it.
+    pub smallest_cap: Option<u64>,
+    /// How long workers may wait for the target before they are armed.
+    pub wait_for_target: Duration,
     /// The order that begins it.
     pub prepare: pb::Prepare,
     /// Tables by hash.
@@ -57,10 +69,30 @@ pub struct RunConfig {
 }
 
 impl RunConfig {
-    /// The spans of a plan's phases.
+    /// The smallest cap of a plan that the whole grid shares.
     #[must_use]
-    pub fn phases_of(plan: &Plan) -> Vec<(Duration, Duration)> {
-        plan.phases.iter().map(|phase| (phase.length(), phase.graceful_stop())).collect()
+    pub fn smallest_cap_of(plan: &Plan) -> Option<u64> {
+        fn of_steps(steps: &[plan::Step]) -> Option<u64> {
+            use plan::step::Step;
+            let of = |step: &plan::Step| match step.step.as_ref()? {
+                Step::Http(http) => http.cap.as_ref().and_then(of_cap),
+                Step::Choose(choose) => {
+                    choose.branches.iter().filter_map(|branch| of_steps(&branch.steps)).min()
+                }
+                Step::If(step) => of_steps(&step.then).into_iter().chain(of_steps(&step.otherwise)).min(),
+                Step::Repeat(step) => of_steps(&step.steps),
+                Step::Group(group) => of_steps(&group.steps),
+                _ => None,
+            };
+            steps.iter().filter_map(of).min()
+        }
+        fn of_cap(cap: &plan::Cap) -> Option<u64> {
+            (cap.per() != plan::CapPer::User).then_some(cap.count)
+        }
+        let whole = plan.http.as_ref().and_then(|http| http.cap.as_ref()).and_then(of_cap);
+        let users = plan.users.iter();
+        let steps = users.flat_map(|user| [&user.start, &user.body, &user.stop]);
+        whole.into_iter().chain(steps.filter_map(|steps| of_steps(steps))).min()
     }
 }
 
@@ -106,6 +138,8 @@ pub enum RunEvent {
         /// Drop what is under way.
         abort: bool,
     },
+    /// A threshold fails that ends the run.
+    Threshold(String),
     /// The coordinator itself cannot go on.
     Failed(String),
     /// Time has passed.
@@ -187,6 +221,17 @@ pub enum EndReason {
         /// Its uncertainty in nanoseconds.
         uncertainty_ns: u64,
     },
+    /// A step of `setup` failed.
+    SetupFailed(String),
+    /// A threshold failed that ends the run.
+    Threshold(String),
+    /// A cap of the whole grid is smaller than the number of load threads among which it is cut.
+    CapTooSmall {
+        /// The cap's count.
+        cap: u64,
+        /// Parts that are needed.
+        parts: u64,
+    },
     /// All workers were lost.
     NoWorkersLeft,
     /// Something took longer than it may.
@@ -211,39 +256,74 @@ pub enum Stage {
 }
 
 #[derive(Debug)]
-enum State {
-    Waiting { until: Moment },
-    Arming { until: Moment },
-    Opening { epoch: u32, until: Moment },
-    InPhase { phase: u32, zero: Moment, until: Moment },
-    Draining { reason: EndReason, until: Moment, aborting: bool },
+pub(super) enum State {
+    Waiting {
+        until: Moment,
+    },
+    Arming {
+        until: Moment,
+    },
+    Opening {
+        epoch: u32,
+        until: Moment,
+    },
+    /// Users of a phase begin their lives before its zero.
+    Warming {
+        phase: u32,
+        until: Moment,
+    },
+    InPhase {
+        phase: u32,
+        zero: Moment,
+        until: Moment,
+    },
+    /// The run is to end: the phase is ended before teardown.
+    Ending {
+        phase: u32,
+        until: Moment,
+        aborting: bool,
+    },
+    Draining {
+        reason: EndReason,
+        until: Moment,
+        aborting: bool,
+    },
     Ended,
 }
 
 #[derive(Debug)]
-struct Worker {
-    incarnation: Incarnation,
-    threads: NonZeroU32,
-    progress: pb::Progress,
-    live: bool,
-    sealed: bool,
+pub(super) struct Worker {
+    pub(super) incarnation: Incarnation,
+    pub(super) threads: NonZeroU32,
+    pub(super) progress: pb::Progress,
+    pub(super) live: bool,
+    pub(super) sealed: bool,
     /// It was lost and is back: it holds measures that count, but must not start load.
-    back: bool,
+    pub(super) back: bool,
     /// Which order went out last, and when.
-    ordered: Option<(u64, Moment)>,
+    pub(super) ordered: Option<(u64, Moment)>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct RunCore {
-    config: RunConfig,
-    state: State,
-    workers: BTreeMap<WorkerId, Worker>,
-    epoch: u32,
-    shares: Vec<(WorkerId, Incarnation, u32)>,
-    run_zero: Option<Moment>,
+    pub(super) config: RunConfig,
+    pub(super) state: State,
+    pub(super) workers: BTreeMap<WorkerId, Worker>,
+    pub(super) epoch: u32,
+    pub(super) shares: Vec<(WorkerId, Incarnation, u32)>,
+    pub(super) run_zero: Option<Moment>,
+    /// Who carries out setup or teardown.
+    pub(super) performer: Option<WorkerId>,
+    /// What `setup` yielded.
+    pub(super) setup_json: String,
+    /// Why the run is to end before all phases were carried out.
+    pub(super) reason: Option<EndReason>,
+    /// How often somebody wanted everything dropped.
+    pub(super) aborts: u32,
+    pub(super) grants: Grants,
     /// How long it may wait for workers in all.
-    wait_until: Moment,
+    pub(super) wait_until: Moment,
 }
 
 impl RunCore {
@@ -258,6 +338,11 @@ impl RunCore {
             epoch: 0,
             shares: Vec::new(),
             run_zero: None,
+            performer: None,
+            setup_json: String::new(),
+            reason: None,
+            aborts: 0,
+            grants: Grants::default(),
             wait_until: until,
         }
     }
@@ -268,8 +353,8 @@ impl RunCore {
         match self.state {
             State::Waiting { .. } => Stage::Waiting,
             State::Arming { .. } | State::Opening { .. } => Stage::Preparing,
-            State::InPhase { .. } => Stage::Running,
-            State::Draining { .. } => Stage::Draining,
+            State::Warming { .. } | State::InPhase { .. } => Stage::Running,
+            State::Ending { .. } | State::Draining { .. } => Stage::Draining,
             State::Ended => Stage::Ended,
         }
     }
@@ -322,7 +407,9 @@ impl RunCore {
             State::Waiting { until }
             | State::Arming { until }
             | State::Opening { until, .. }
+            | State::Warming { until, .. }
             | State::InPhase { until, .. }
+            | State::Ending { until, .. }
             | State::Draining { until, .. } => until,
             State::Ended => return None,
         };
@@ -338,6 +425,7 @@ impl RunCore {
         match event {
             RunEvent::Present { worker, incarnation, threads } => self.present(worker, incarnation, threads),
             RunEvent::Progress { worker, incarnation, progress } => {
+                self.granted(now, &worker, incarnation, &progress, &mut out);
                 self.progressed(&worker, incarnation, *progress)
             }
             RunEvent::Lost { worker, incarnation, lease_end } => {
@@ -352,6 +440,7 @@ impl RunCore {
                 let reason = if interrupted { EndReason::Interrupted } else { EndReason::Stopped };
                 self.stop(now, reason, abort);
             }
+            RunEvent::Threshold(text) => self.stop(now, EndReason::Threshold(text), false),
             RunEvent::Failed(reason) => self.stop(now, EndReason::Failed(reason), true),
             RunEvent::Tick => {}
         }
@@ -398,6 +487,7 @@ impl RunCore {
                 p.draining,
                 p.ended,
                 p.started,
+                p.ready,
                 p.committed_epoch,
                 p.prepared_epoch,
                 p.armed,
@@ -439,37 +529,66 @@ impl RunCore {
                     self.open_epoch(now);
                 }
             }
-            State::Arming { .. } | State::Opening { .. } | State::InPhase { .. } | State::Draining { .. } => {
+            State::Ended => {}
+            State::Arming { .. }
+            | State::Opening { .. }
+            | State::Warming { .. }
+            | State::InPhase { .. }
+            | State::Ending { .. }
+            | State::Draining { .. } => {
                 out.push(RunEffect::WorkerLost(LostWorker { worker: id, lease_end }));
             }
-            State::Ended => {}
         }
     }
 
     fn stop(&mut self, now: Moment, reason: EndReason, abort: bool) {
-        let graceful = match &self.state {
-            State::InPhase { phase, .. } => {
-                self.config.phases.get(*phase as usize).map_or(Duration::ZERO, |phase| phase.1)
-            }
-            _ => Duration::ZERO,
+        self.aborts += u32::from(abort);
+        let drained = |graceful: Duration| match abort {
+            true => now + SEAL_LIMIT,
+            false => now + graceful + STOP_FLOWS + SLACK,
         };
         match &mut self.state {
+            State::Ended => {}
+            State::Waiting { .. } | State::Arming { .. } | State::Opening { .. } => {
+                let reason = self.reason.take().unwrap_or(reason);
+                self.state = State::Draining { reason, until: drained(Duration::ZERO), aborting: abort };
+            }
             // Stopping twice in earnest: what was asked to drain is now dropped.
-            State::Draining { aborting, until, .. } => {
+            State::Draining { aborting, until, .. } | State::Ending { aborting, until, .. } => {
                 if abort && !*aborting {
                     *aborting = true;
                     *until = now + SEAL_LIMIT;
                 }
             }
-            State::Ended => {}
-            State::Waiting { .. } | State::Arming { .. } | State::Opening { .. } | State::InPhase { .. } => {
-                let limit = if abort { SEAL_LIMIT } else { graceful + STOP_FLOWS + SLACK };
-                self.state = State::Draining { reason, until: now + limit, aborting: abort };
+            State::Warming { phase, .. } | State::InPhase { phase, .. } => {
+                let phase = *phase;
+                let shape = self.config.phases.get(phase as usize);
+                let graceful = shape.map(Phase::graceful_stop).unwrap_or_default();
+                let tearing_down = shape.is_some_and(|shape| shape.kind() == PhaseKind::Teardown);
+                let hopeless = matches!(reason, EndReason::Failed(_));
+                let reason = self.reason.get_or_insert(reason).clone();
+                if tearing_down && self.aborts < 2 && !hopeless {
+                    // It is the last thing that is done, and bounded: dropped only where somebody insists.
+                } else if tearing_down || hopeless || self.teardown().is_none() {
+                    self.state = State::Draining { reason, until: drained(graceful), aborting: abort };
+                } else {
+                    self.state = State::Ending { phase, until: drained(graceful), aborting: abort };
+                }
             }
         }
     }
 
-    fn live(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
+    /// The index of the teardown phase, where there is one.
+    fn teardown(&self) -> Option<u32> {
+        let place = self.config.phases.iter().position(|phase| phase.kind() == PhaseKind::Teardown)?;
+        u32::try_from(place).ok()
+    }
+
+    pub(super) fn kind_of(&self, phase: u32) -> PhaseKind {
+        self.config.phases.get(phase as usize).map_or(PhaseKind::Load, Phase::kind)
+    }
+
+    pub(super) fn live(&self) -> impl Iterator<Item = (&WorkerId, &Worker)> {
         self.workers.iter().filter(|(_, worker)| worker.live)
     }
 
@@ -483,7 +602,8 @@ impl RunCore {
         match &self.state {
             State::Waiting { until } => {
                 if present >= self.needed() {
-                    self.state = State::Arming { until: now + ARMING_LIMIT };
+                    let until = now + ARMING_LIMIT + self.config.wait_for_target;
+                    self.state = State::Arming { until };
                     return true;
                 }
                 if now >= *until {
@@ -523,30 +643,64 @@ impl RunCore {
                 }
                 self.give_up_after(now, until, "agreeing on the shares")
             }
+            State::Warming { phase, until } => {
+                let (phase, until) = (*phase, *until);
+                if present == 0 {
+                    self.end(EndReason::NoWorkersLeft, out);
+                    return false;
+                }
+                if self.live().all(|(_, worker)| worker.progress.ready > phase) {
+                    self.set_zero(now, phase, out);
+                    return true;
+                }
+                self.give_up_after(now, until, "preparing users for a phase")
+            }
             State::InPhase { phase, until, .. } => {
                 let (phase, until) = (*phase, *until);
                 if present == 0 {
                     self.end(EndReason::NoWorkersLeft, out);
                     return false;
                 }
-                if self.live().any(|(_, worker)| worker.progress.end_run) {
+                let is_load = self.kind_of(phase) == PhaseKind::Load;
+                if is_load && self.live().any(|(_, worker)| worker.progress.end_run) {
                     self.stop(now, EndReason::EndedByScenario, false);
                     return true;
                 }
                 if self.live().all(|(_, worker)| worker.progress.ended > phase) {
                     out.push(RunEffect::PhaseEnded { phase, at: now });
-                    if (phase as usize) + 1 < self.config.phases.len() {
-                        self.begin_phase(now, phase + 1, out);
-                    } else {
-                        self.state = State::Draining {
-                            reason: EndReason::Completed,
-                            until: now + SEAL_LIMIT,
-                            aborting: false,
-                        };
-                    }
+                    self.after(now, phase, out);
+                    return true;
+                }
+                if self.kind_of(phase) == PhaseKind::Teardown && now >= until {
+                    let reason = self.reason.clone().unwrap_or(EndReason::Completed);
+                    self.state = State::Draining { reason, until: now + SEAL_LIMIT, aborting: true };
                     return true;
                 }
                 self.give_up_after(now, until, "ending a phase")
+            }
+            State::Ending { phase, until, aborting } => {
+                let (phase, until, aborting) = (*phase, *until, *aborting);
+                if present == 0 {
+                    self.end(EndReason::NoWorkersLeft, out);
+                    return false;
+                }
+                if self.live().all(|(_, worker)| worker.progress.ended > phase) {
+                    out.push(RunEffect::PhaseEnded { phase, at: now });
+                    self.keep_setup(phase);
+                    self.tear_down(now, out);
+                    return true;
+                }
+                if now < until {
+                    return false;
+                }
+                self.state = if aborting {
+                    // Somebody does not end even what it was told to drop; then there is nobody to rely on.
+                    let reason = self.reason.clone().unwrap_or(EndReason::Completed);
+                    State::Draining { reason, until: now + SEAL_LIMIT, aborting: true }
+                } else {
+                    State::Ending { phase, until: now + SEAL_LIMIT, aborting: true }
+                };
+                true
             }
             State::Draining { until, aborting, reason } => {
                 let (until, aborting, reason) = (*until, *aborting, reason.clone());
@@ -611,8 +765,13 @@ impl RunCore {
 
     fn open_epoch(&mut self, now: Moment) {
         let threads: Vec<NonZeroU32> = self.live().map(|(_, worker)| worker.threads).collect();
-        let equal = self.config.grid.weights == i32::from(loadgrid_common::plan::Weights::Equal);
+        let equal = self.config.grid.weights == i32::from(plan::Weights::Equal);
         let weights = weights_for(&threads, equal);
+        let parts: u64 = weights.iter().map(|&weight| u64::from(weight)).sum();
+        if let Some(cap) = self.config.smallest_cap.filter(|cap| *cap < parts) {
+            self.stop(now, EndReason::CapTooSmall { cap, parts }, true);
+            return;
+        }
         self.shares = self
             .live()
             .zip(weights)
@@ -622,12 +781,78 @@ impl RunCore {
         self.state = State::Opening { epoch: self.epoch, until: now + OPENING_LIMIT };
     }
 
+    /// What follows a phase that has ended by itself.
+    fn after(&mut self, now: Moment, phase: u32, out: &mut Vec<RunEffect>) {
+        self.keep_setup(phase);
+        let next = phase + 1;
+        if self.reason.is_some() && self.kind_of(phase) != PhaseKind::Teardown {
+            self.tear_down(now, out);
+        } else if (next as usize) < self.config.phases.len() {
+            self.begin_phase(now, next, out);
+        } else {
+            let reason = self.reason.clone().unwrap_or(EndReason::Completed);
+            self.state = State::Draining { reason, until: now + SEAL_LIMIT, aborting: false };
+        }
+    }
+
+    /// Takes what `setup` yielded, and why it failed, where it did.
+    fn keep_setup(&mut self, phase: u32) {
+        if self.kind_of(phase) != PhaseKind::Setup {
+            return;
+        }
+        let lost = || "the worker that carried it out was lost".to_owned();
+        let failed = match self.performer.as_ref().and_then(|performer| self.workers.get(performer)) {
+            Some(worker) if worker.live => {
+                self.setup_json.clone_from(&worker.progress.setup_json);
+                worker.progress.setup_failed.clone()
+            }
+            _ => lost(),
+        };
+        if !failed.is_empty() {
+            self.reason.get_or_insert(EndReason::SetupFailed(failed));
+        }
+    }
+
+    /// Begins teardown, or drains where there is none.
+    fn tear_down(&mut self, now: Moment, out: &mut Vec<RunEffect>) {
+        match self.teardown() {
+            Some(teardown) => self.begin_phase(now, teardown, out),
+            None => {
+                let reason = self.reason.clone().unwrap_or(EndReason::Completed);
+                self.state = State::Draining { reason, until: now + SEAL_LIMIT, aborting: false };
+            }
+        }
+    }
+
     fn begin_phase(&mut self, now: Moment, phase: u32, out: &mut Vec<RunEffect>) {
-        let zero = now + LEAD;
-        let (length, graceful) = self.config.phases.get(phase as usize).copied().unwrap_or_default();
+        self.performer = match self.kind_of(phase) {
+            PhaseKind::Load => None,
+            PhaseKind::Setup | PhaseKind::Teardown => self.live().map(|(id, _)| id.clone()).next(),
+        };
+        if self.config.phases.get(phase as usize).is_some_and(Phase::prepares) {
+            self.run_zero.get_or_insert(now + LEAD);
+            self.state = State::Warming { phase, until: now + WARMING_LIMIT };
+        } else {
+            self.set_zero(now, phase, out);
+        }
+    }
+
+    /// Sets the zero of a phase, after its pause.
+    fn set_zero(&mut self, now: Moment, phase: u32, out: &mut Vec<RunEffect>) {
+        let Some(shape) = self.config.phases.get(phase as usize) else { return };
+        let zero = now + LEAD.max(Duration::from_nanos(shape.settle_ns));
+        let until = zero + shape.limit() + shape.graceful_stop() + STOP_FLOWS + SLACK;
+        let threads: Vec<NonZeroU32> = self.live().map(|(_, worker)| worker.threads).collect();
+        self.grants.begin(phase, &self.config.phases[phase as usize], &threads);
         self.run_zero.get_or_insert(zero);
-        self.state = State::InPhase { phase, zero, until: zero + length + graceful + STOP_FLOWS + SLACK };
+        self.state = State::InPhase { phase, zero, until };
         out.push(RunEffect::PhaseBegins(PhaseSpan { phase, zero }));
+    }
+
+    /// Iterations that were leased to a worker.
+    #[must_use]
+    pub fn leased(&self, phase: u32, load: u32, worker: &WorkerId) -> u64 {
+        self.grants.leased(phase, load, worker)
     }
 
     /// Before the first phase a worker may be lost while there is time for another: then the run waits on.
@@ -658,103 +883,5 @@ impl RunCore {
         }
         self.state = State::Ended;
         out.push(RunEffect::Ended(reason));
-    }
-
-    /// Gives every live worker the order that it has not obeyed yet.
-    fn send_orders(&mut self, now: Moment, out: &mut Vec<RunEffect>) {
-        let ids: Vec<WorkerId> = self.workers.keys().cloned().collect();
-        for id in ids {
-            let Some((kind, order)) = self.workers.get(&id).and_then(|worker| self.order_for(worker)) else {
-                continue;
-            };
-            let Some(worker) = self.workers.get_mut(&id) else { continue };
-            let recently =
-                matches!(worker.ordered, Some((last, at)) if last == kind && now.since(at) < REPEAT);
-            if recently {
-                continue;
-            }
-            worker.ordered = Some((kind, now));
-            out.push(RunEffect::Send { worker: id, order: Box::new(order) });
-        }
-    }
-
-    fn order_for(&self, worker: &Worker) -> Option<(u64, Order)> {
-        let run = self.config.run.clone();
-        let progress = &worker.progress;
-        let holds = progress.run == run;
-        if !worker.live {
-            let order = if worker.sealed {
-                (6, Order::Release(pb::Release { run }))
-            } else {
-                (5, Order::Abort(pb::Abort { run, reason: "its lease had ended".to_owned() }))
-            };
-            return (worker.back && holds).then_some(order);
-        }
-        match &self.state {
-            State::Waiting { .. } | State::Ended => None,
-            State::Arming { .. } | State::Opening { .. } if !holds => {
-                Some((1, Order::Prepare(self.config.prepare.clone())))
-            }
-            State::Arming { .. } | State::Opening { .. } if !progress.missing_data.is_empty() => {
-                // Data goes on as fast as the worker says that it has come, so the offset tells orders apart.
-                let chunk = self.chunk(&progress.missing_data, progress.missing_offset);
-                chunk.map(|chunk| (2 | progress.missing_offset << 8, Order::Data(chunk)))
-            }
-            State::Arming { .. } => None,
-            State::Opening { epoch, .. } => self.opening_order(*epoch, progress),
-            State::InPhase { phase, zero, .. } => (holds && progress.started <= *phase).then(|| {
-                let start = pb::Start {
-                    run,
-                    phase: *phase,
-                    epoch: self.epoch,
-                    at_ns: zero.as_nanos(),
-                    run_zero_ns: self.run_zero.unwrap_or(*zero).as_nanos(),
-                };
-                // The phase is part of the kind, or the start of the next one would look like a repetition.
-                (3 | u64::from(*phase) << 8, Order::Start(start))
-            }),
-            State::Draining { aborting, .. } => {
-                if !holds {
-                    None
-                } else if worker.sealed {
-                    Some((6, Order::Release(pb::Release { run })))
-                } else if *aborting {
-                    Some((5, Order::Abort(pb::Abort { run, reason: String::new() })))
-                } else {
-                    (!progress.draining).then(|| (4, Order::Drain(pb::Drain { run, reason: String::new() })))
-                }
-            }
-        }
-    }
-
-    fn opening_order(&self, number: u32, progress: &pb::Progress) -> Option<(u64, Order)> {
-        let run = self.config.run.clone();
-        if progress.prepared_epoch < number {
-            let shares = self.shares.iter().map(|(worker, incarnation, weight)| pb::Share {
-                worker: worker.as_str().to_owned(),
-                incarnation: incarnation.0,
-                weight: *weight,
-            });
-            return Some((
-                7 | u64::from(number) << 8,
-                Order::Epoch(pb::Epoch { run, number, shares: shares.collect(), loads: Vec::new() }),
-            ));
-        }
-        // Nobody commits before all are prepared.
-        let all_prepared = self.live().all(|(_, worker)| worker.progress.prepared_epoch >= number);
-        (all_prepared && progress.committed_epoch < number)
-            .then(|| (8 | u64::from(number) << 8, Order::Commit(pb::EpochCommit { run, number })))
-    }
-
-    fn chunk(&self, hash: &str, offset: u64) -> Option<pb::DataChunk> {
-        let table = self.config.tables.get(hash)?;
-        let begin = usize::try_from(offset).ok()?.min(table.len());
-        let end = (begin + loadgrid_common::wire::PIECE_BYTES).min(table.len());
-        Some(pb::DataChunk {
-            hash: hash.to_owned(),
-            offset,
-            total: table.len() as u64,
-            bytes: table[begin..end].to_vec().into(),
-        })
     }
 }

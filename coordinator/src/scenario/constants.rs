@@ -7,7 +7,7 @@ use std::sync::Arc;
 use loadgrid_common::expression::{self, DrawsObject, Expression, Piece, Value, from_json, text_of};
 use serde_json::{Map, Value as Json};
 
-use super::decode::{Mapped, Quantity, Text, Unit};
+use super::decode::{Any, Mapped, Quantity, Text, Unit};
 use super::problem::{Sink, Span, suggest};
 use super::tree::{Node, Value as NodeValue};
 
@@ -21,33 +21,31 @@ pub(super) struct Constants {
     used_env: RefCell<BTreeSet<String>>,
 }
 
+/// `vars` as declared, and what takes their place.
+#[derive(Debug, Default)]
+pub(super) struct Vars {
+    pub(super) declared: Mapped<Any>,
+    /// Values of the chosen profile.
+    pub(super) profile: Vec<(String, Any)>,
+    /// `--var NAME=VALUE`.
+    pub(super) overrides: Vec<(String, String)>,
+}
+
 impl Constants {
-    /// Evaluates `vars` in the order of the file, each knowing those before it; then overrides.
-    pub(super) fn resolve(
-        vars: &Mapped<super::decode::Any>,
-        env: BTreeMap<String, String>,
-        overrides: &[(String, String)],
-        sink: &mut Sink,
-    ) -> Self {
+    /// Evaluates `vars` in the order of the file, each knowing those before it. The command line comes before a
+    /// profile, a profile before what is declared.
+    pub(super) fn resolve(vars: &Vars, env: BTreeMap<String, String>, sink: &mut Sink) -> Self {
         let mut constants = Self { env, ..Self::default() };
-        for (name, value) in &vars.entries {
+        for (name, declared) in &vars.declared.entries {
             let name = &name.0.value;
-            let value = match overrides.iter().rev().find(|(key, _)| key == name) {
-                Some((_, value)) => Some(plain_value(value)),
-                None => constants.json(&value.0, sink),
+            let given = vars.overrides.iter().rev().find(|(key, _)| key == name);
+            let profile = vars.profile.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+            let value = match (given, profile) {
+                (Some((_, value)), _) => Some(plain_value(value)),
+                (None, Some(value)) => constants.json(&value.0, sink),
+                (None, None) => constants.json(&declared.0, sink),
             };
             constants.vars.insert(name.clone(), value.unwrap_or(Json::Null));
-        }
-        for (name, _) in overrides {
-            if vars.get(name).is_none() {
-                let hint =
-                    suggest(name, vars.names()).unwrap_or_else(|| "the scenario declares no vars".to_owned());
-                sink.add_with_hint(
-                    Span::default(),
-                    format!("--var {name}: the scenario has no such var"),
-                    hint,
-                );
-            }
         }
         constants
     }

@@ -7,12 +7,11 @@ use std::collections::BTreeSet;
 
 use loadgrid_common::expression::{self, Expression, Piece};
 use loadgrid_common::plan;
-use sha2::{Digest as _, Sha256};
 
 use super::constants::Constants;
 use super::decode::{Mapped, Text};
-use super::document::{Data, UserType};
-use super::problem::{Sink, Span};
+use super::document::{self as doc, Data, UserType};
+use super::problem::{Sink, Span, suggest};
 use super::{Resolver, template};
 
 /// The most rows of a generated source.
@@ -28,6 +27,10 @@ struct Source {
     span: Span,
     columns: Vec<String>,
     rows: Rows,
+    pick: plan::Pick,
+    exhausted: plan::Exhausted,
+    /// The column that weights random picks.
+    weight: Option<String>,
 }
 
 #[derive(Debug)]
@@ -63,57 +66,186 @@ pub(super) fn read(
             continue;
         }
         let source = match data {
-            Data::Csv(csv) => read_csv(&csv.file, resolver, sink),
+            Data::Csv(csv) => read_csv(csv, resolver, sink).map(|rows| (rows, Choice::of_csv(csv))),
             Data::Generate(generate) => {
-                let count = constants.quantity(&generate.rows, sink);
-                let columns: Vec<_> = generate
-                    .columns
-                    .entries
-                    .iter()
-                    .map(|(_, text)| row_template(text, constants, sink))
-                    .collect();
-                let names = generate.columns.names().map(str::to_owned).collect();
-                match (count, columns.into_iter().collect::<Option<Vec<_>>>()) {
-                    (Some(count), Some(columns)) if (1..=MOST_ROWS).contains(&count) => {
-                        Some((names, Rows::Generated { count, columns }))
-                    }
-                    (Some(count), Some(_)) => {
-                        sink.add(
-                            generate.rows.text.span,
-                            format!("{count} rows; there may be 1 to 10,000,000"),
-                        );
-                        None
-                    }
-                    _ => None,
-                }
+                generated(generate, constants, sink).map(|rows| (rows, Choice::of_generate(generate)))
+            }
+            Data::Inline(inline) => {
+                inline_rows(inline, constants, sink).map(|rows| (rows, Choice::of_inline(inline)))
             }
         };
-        if let Some((columns, rows)) = source {
-            sources.0.push(Source { name: text.value.clone(), span: text.span, columns, rows });
+        let Some(((columns, rows), choice)) = source else { continue };
+        if let Some(source) = choice.source(text, columns, rows, sink) {
+            sources.0.push(source);
         }
     }
     sources
 }
 
-fn read_csv(file: &Text, resolver: &dyn Resolver, sink: &mut Sink) -> Option<(Vec<String>, Rows)> {
-    let bytes = match resolver.read_file(&file.value) {
-        Ok(bytes) => bytes,
-        Err(message) => {
-            sink.add_with_hint(
-                file.span,
-                format!("`{}` cannot be read: {message}", file.value),
-                "the path is relative to the scenario file",
-            );
+/// How rows are picked, as written.
+struct Choice<'a> {
+    pick: Option<doc::Pick>,
+    exhausted: Option<doc::Exhausted>,
+    weight: Option<&'a Text>,
+}
+
+impl<'a> Choice<'a> {
+    const fn of_csv(csv: &'a doc::Csv) -> Self {
+        Self { pick: csv.pick, exhausted: csv.exhausted, weight: csv.weight.as_ref() }
+    }
+
+    const fn of_generate(generate: &'a doc::Generate) -> Self {
+        Self { pick: generate.pick, exhausted: generate.exhausted, weight: generate.weight.as_ref() }
+    }
+
+    const fn of_inline(inline: &'a doc::Inline) -> Self {
+        Self { pick: inline.pick, exhausted: inline.exhausted, weight: inline.weight.as_ref() }
+    }
+
+    fn source(&self, name: &Text, columns: Vec<String>, rows: Rows, sink: &mut Sink) -> Option<Source> {
+        let pick = match self.pick {
+            Some(doc::Pick::Unique) | None => plan::Pick::Unique,
+            Some(doc::Pick::Sequential) => plan::Pick::Sequential,
+            Some(doc::Pick::Random) => plan::Pick::Random,
+        };
+        if pick == plan::Pick::Random && self.exhausted.is_some() {
+            let hint = "remove `exhausted`: a random pick never runs out";
+            sink.add_with_hint(name.span, format!("`{}` is picked at random", name.value), hint);
             return None;
         }
+        let exhausted = match self.exhausted {
+            Some(doc::Exhausted::Fail) => plan::Exhausted::Fail,
+            Some(doc::Exhausted::Recycle) => plan::Exhausted::Recycle,
+            Some(doc::Exhausted::StopUser) => plan::Exhausted::StopUser,
+            // A row that must be one user's must not be silently another's; rows in turn go round.
+            None if pick == plan::Pick::Unique => plan::Exhausted::Fail,
+            None => plan::Exhausted::Recycle,
+        };
+        if let Some(weight) = self.weight {
+            if pick != plan::Pick::Random {
+                sink.add_with_hint(weight.span, "`weight` does not fit here", "it goes with `pick: random`");
+                return None;
+            }
+            check_weights(weight, &columns, &rows, sink)?;
+        }
+        let weight = self.weight.map(|weight| weight.value.clone());
+        Some(Source { name: name.value.clone(), span: name.span, columns, rows, pick, exhausted, weight })
+    }
+}
+
+/// Every row of a table must have a weight, and one of them a positive one.
+fn check_weights(weight: &Text, columns: &[String], rows: &Rows, sink: &mut Sink) -> Option<()> {
+    let Some(column) = columns.iter().position(|column| *column == weight.value) else {
+        let hint = suggest(&weight.value, columns.iter().map(String::as_str)).unwrap_or_default();
+        sink.add_with_hint(weight.span, format!("there is no column `{}`", weight.value), hint);
+        return None;
     };
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::Headers).from_reader(bytes.as_slice());
+    let Rows::Table(records) = rows else {
+        let hint = "put the rows into a CSV file, or write them inline";
+        sink.add_with_hint(weight.span, "generated rows have no weights", hint);
+        return None;
+    };
+    let mut all = 0.0;
+    for (row, record) in records.iter().enumerate() {
+        let text = record.get(column).unwrap_or_default();
+        match text.trim().parse::<f64>().ok().filter(|weight| weight.is_finite() && *weight >= 0.0) {
+            Some(weight) => all += weight,
+            None => {
+                sink.add(weight.span, format!("row {}: `{text}` is not a weight", row + 1));
+                return None;
+            }
+        }
+    }
+    if all > 0.0 {
+        return Some(());
+    }
+    sink.add(weight.span, "no row has a weight above 0");
+    None
+}
+
+fn generated(
+    generate: &doc::Generate,
+    constants: &Constants,
+    sink: &mut Sink,
+) -> Option<(Vec<String>, Rows)> {
+    let count = constants.quantity(&generate.rows, sink);
+    let columns: Vec<_> =
+        generate.columns.entries.iter().map(|(_, text)| row_template(text, constants, sink)).collect();
+    let names = generate.columns.names().map(str::to_owned).collect();
+    let (count, columns) = (count?, columns.into_iter().collect::<Option<Vec<_>>>()?);
+    if !(1..=MOST_ROWS).contains(&count) {
+        sink.add(generate.rows.text.span, format!("{count} rows; there may be 1 to 10,000,000"));
+        return None;
+    }
+    Some((names, Rows::Generated { count, columns }))
+}
+
+fn inline_rows(inline: &doc::Inline, constants: &Constants, sink: &mut Sink) -> Option<(Vec<String>, Rows)> {
+    let Some(first) = inline.rows.first() else {
+        if sink.is_empty() {
+            sink.add_with_hint(inline.span, "`rows` is empty", "write for example [ { id: lobby } ]");
+        }
+        return None;
+    };
+    let columns: Vec<String> = first.names().map(str::to_owned).collect();
+    let mut records = Vec::new();
+    for row in &inline.rows {
+        if let Some((name, _)) = row.entries.iter().find(|(name, _)| !columns.contains(&name.0.value)) {
+            let hint = "the first row names the columns";
+            let message = format!("the first row has no column `{}`", name.0.value);
+            sink.add_with_hint(name.0.span, message, hint);
+            return None;
+        }
+        let mut record = csv::StringRecord::new();
+        for column in &columns {
+            let text = match row.get(column) {
+                Some(text) => constants.text(text, sink)?,
+                None => String::new(),
+            };
+            record.push_field(&text);
+        }
+        records.push(record);
+    }
+    Some((columns, Rows::Table(records)))
+}
+
+/// A key of a CSV dialect: one character.
+fn character(text: Option<&Text>, otherwise: u8, sink: &mut Sink) -> Option<u8> {
+    let Some(text) = text else { return Some(otherwise) };
+    match text.value.as_str() {
+        "tab" | "\t" | "\\t" => Some(b'\t'),
+        value if value.len() == 1 => value.bytes().next(),
+        value => {
+            let message = format!("`{value}` is not one character");
+            sink.add_with_hint(text.span, message, "write for example \";\", or tab");
+            None
+        }
+    }
+}
+
+fn read_csv(source: &doc::Csv, resolver: &dyn Resolver, sink: &mut Sink) -> Option<(Vec<String>, Rows)> {
+    let file = &source.file;
+    let (delimiter, quote) =
+        (character(source.delimiter.as_ref(), b',', sink), character(source.quote.as_ref(), b'"', sink));
+    let comment = source.comment.as_ref().map(|comment| character(Some(comment), b'#', sink));
+    let bytes = super::blobs::read_file(resolver, file, sink)?;
+    let trim = if source.trim == Some(true) { csv::Trim::All } else { csv::Trim::Headers };
+    let mut builder = csv::ReaderBuilder::new();
+    builder.trim(trim).delimiter(delimiter?).quote(quote?).has_headers(source.columns.is_none());
+    if let Some(comment) = comment {
+        builder.comment(Some(comment?));
+    }
+    let mut reader = builder.from_reader(bytes.as_slice());
     let mut fail = |error: csv::Error| {
-        sink.add(file.span, format!("`{}` is not valid CSV: {error}", file.value));
+        let hint = "see `delimiter`, `quote` and `columns`, where it is written another way";
+        sink.add_with_hint(file.span, format!("`{}` is not valid CSV: {error}", file.value), hint);
     };
-    let columns: Vec<String> = match reader.headers() {
-        Ok(headers) => headers.iter().map(|name| name.trim_start_matches('\u{feff}').to_owned()).collect(),
-        Err(error) => {
+    let columns: Vec<String> = match (&source.columns, reader.headers()) {
+        (Some(columns), _) => columns.iter().map(|column| column.value.clone()).collect(),
+        (None, Ok(headers)) => {
+            headers.iter().map(|name| name.trim_start_matches('\u{feff}').to_owned()).collect()
+        }
+        (None, Err(error)) => {
             fail(error);
             return None;
         }
@@ -128,12 +260,18 @@ fn read_csv(file: &Text, resolver: &dyn Resolver, sink: &mut Sink) -> Option<(Ve
             }
         }
     }
+    let fields = records.first().map_or(0, csv::StringRecord::len);
     if records.is_empty() {
         sink.add_with_hint(
             file.span,
             format!("`{}` has no rows", file.value),
             "its first line names the columns; rows follow",
         );
+        return None;
+    }
+    if fields != columns.len() {
+        let message = format!("`{}` has {fields} fields a row, but {} columns", file.value, columns.len());
+        sink.add_with_hint(file.span, message, "see `columns` and `delimiter`");
         return None;
     }
     Some((columns, Rows::Table(records)))
@@ -171,10 +309,10 @@ fn row_template(text: &Text, constants: &Constants, sink: &mut Sink) -> Option<p
                     );
                     return None;
                 }
-                if compiled.draws() {
+                if !compiled.is_pure() {
                     sink.add_with_hint(
                         span,
-                        "random values cannot stand here",
+                        "a random value or the time cannot stand here",
                         "a row must be the same wherever it is made; use `row`",
                     );
                     return None;
@@ -225,29 +363,60 @@ pub(super) fn bind(
             .flatten()
             .filter_map(|source| sources.0.iter().position(|known| known.name == source.value))
             .collect();
-        let rows_left =
-            bound.iter().map(|&source| sources.0[source].count().saturating_sub(taken[source])).min();
-        let needed = identities(u32::try_from(index).unwrap_or(u32::MAX), phases, rows_left);
-        for source in bound {
-            let (offset, rows) = (taken[source], sources.0[source].count());
-            if offset.saturating_add(needed) > rows {
+        // Sources whose rows are one user's each, and must not run out.
+        let strict = |source: &usize| {
+            let source = &sources.0[*source];
+            source.pick == plan::Pick::Unique && source.exhausted == plan::Exhausted::Fail
+        };
+        let left = |source: &usize| sources.0[*source].count().saturating_sub(taken[*source]);
+        let rows_left = bound.iter().filter(|source| strict(source)).map(left).min();
+        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        let needed = identities(number, phases, rows_left);
+        for place in bound {
+            let source = &sources.0[place];
+            let (offset, rows) = (taken[place], source.count());
+            if strict(&place) && offset.saturating_add(needed) > rows {
                 let before = if offset > 0 { format!(" ({offset} are other users')") } else { String::new() };
                 sink.add_with_hint(
-                    sources.0[source].span,
+                    source.span,
                     format!(
                         "`{}` has {rows} rows{before}, but {needed} users of type `{}` need one each",
-                        sources.0[source].name, name.0.value
+                        source.name, name.0.value
                     ),
-                    "add rows, or lower the number of users (`vus`, `max_vus`)",
+                    "add rows, lower the number of users (`vus`, `max_vus`), or say what then: `exhausted: recycle`",
                 );
             }
-            taken[source] = offset.saturating_add(needed);
-            let slot = plan.slots.iter().position(|slot| *slot == sources.0[source].name).unwrap_or_default();
+            if source.pick == plan::Pick::Sequential && source.exhausted == plan::Exhausted::Fail {
+                runs_out(source, number, phases, sink);
+            }
+            let is_unique = source.pick == plan::Pick::Unique;
+            if is_unique {
+                taken[place] = offset.saturating_add(needed);
+            }
+            let slot = plan.slots.iter().position(|slot| *slot == source.name).unwrap_or_default();
             plan.bindings.push(plan::Binding {
-                source: u32::try_from(source).unwrap_or(u32::MAX),
+                source: u32::try_from(place).unwrap_or(u32::MAX),
                 slot: u32::try_from(slot).unwrap_or(u32::MAX),
-                offset,
+                offset: if is_unique { offset } else { 0 },
+                pick: source.pick.into(),
+                exhausted: source.exhausted.into(),
             });
+        }
+    }
+}
+
+/// Tells where a load has more iterations than a source has rows, which it takes in turn.
+fn runs_out(source: &Source, user: u32, phases: &[plan::Phase], sink: &mut Sink) {
+    for phase in phases {
+        for load in phase.loads.iter().filter(|load| load.user == user) {
+            let planned = load.view(phase).ok().and_then(|view| view.planned()).unwrap_or(0);
+            if planned > source.count() {
+                let (name, rows) = (&source.name, source.count());
+                let message =
+                    format!("`{name}` has {rows} rows, but phase `{}` has {planned} iterations", phase.name);
+                sink.add_with_hint(source.span, message, "add rows, or say what then: `exhausted: recycle`");
+                return;
+            }
         }
     }
 }
@@ -296,13 +465,16 @@ impl Sources {
         self,
         used: &BTreeSet<(String, String)>,
         sink: &mut Sink,
-    ) -> (Vec<plan::Source>, Vec<plan::Table>) {
-        let (mut sources, mut tables) = (Vec::new(), Vec::<plan::Table>::new());
+    ) -> (Vec<plan::Source>, Vec<plan::Blob>) {
+        let (mut sources, mut tables) = (Vec::new(), Vec::<plan::Blob>::new());
         for source in self.0 {
             let all = used.contains(&(source.name.clone(), String::new()));
+            let weight = source.weight.clone();
             let kept: Vec<usize> = (0..source.columns.len())
                 .filter(|&column| {
-                    all || used.contains(&(source.name.clone(), source.columns[column].clone()))
+                    let name = &source.columns[column];
+                    all || weight.as_ref() == Some(name)
+                        || used.contains(&(source.name.clone(), name.clone()))
                 })
                 .collect();
             let columns: Vec<String> = kept.iter().map(|&column| source.columns[column].clone()).collect();
@@ -320,15 +492,15 @@ impl Sources {
                             continue;
                         }
                     };
-                    let hash: String =
-                        Sha256::digest(&csv).iter().map(|byte| format!("{byte:02x}")).collect();
+                    let hash = super::blobs::hash_of(&csv);
                     if !tables.iter().any(|table| table.hash == hash) {
-                        tables.push(plan::Table { hash: hash.clone(), csv: csv.into() });
+                        tables.push(plan::Blob { hash: hash.clone(), content: csv.into() });
                     }
                     plan::source::Kind::TableHash(hash)
                 }
             };
-            sources.push(plan::Source { name: source.name, rows, columns, kind: Some(kind) });
+            let weight_column = weight.unwrap_or_default();
+            sources.push(plan::Source { name: source.name, rows, columns, kind: Some(kind), weight_column });
         }
         (sources, tables)
     }

@@ -182,6 +182,7 @@ pub(super) const fn key_name(field: &'static str) -> &'static str {
         b"r#loop" => "loop",
         b"r#do" => "do",
         b"r#for" => "for",
+        b"r#type" => "type",
         _ => field,
     }
 }
@@ -427,6 +428,20 @@ impl<T> Mapped<T> {
         Self { entries: vec![(name, value)], broken: Vec::new() }
     }
 
+    /// Adds the entries of another mapping, where their names are new; gives back the names that are not.
+    pub(super) fn add(&mut self, other: Self) -> Vec<Name> {
+        let mut doubled = Vec::new();
+        for (name, value) in other.entries {
+            if self.get(&name.0.value).is_some() {
+                doubled.push(name);
+            } else {
+                self.entries.push((name, value));
+            }
+        }
+        self.broken.extend(other.broken);
+        doubled
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.entries.iter().map(|(key, _)| key.0.value.as_str())
     }
@@ -549,4 +564,17 @@ unit!(
     /// A whole number.
     Count, u64, r"^[0-9][0-9_]*$",
     |text| text.trim().replace('_', "").parse().map_err(|_| format!("`{text}` is not a whole number"))
+);
+unit!(
+    /// A number above 0, such as 10 or 1.5.
+    Factor, f64, r"^[0-9][0-9_.]*x?$",
+    |text| {
+        let number = text.trim().trim_end_matches('x').replace('_', "").parse::<f64>().ok();
+        number.filter(|n| n.is_finite() && *n > 0.0).ok_or_else(|| format!("`{text}` is not a number above 0"))
+    }
+);
+unit!(
+    /// At most so many in a stretch of time.
+    CapRate, (u64, std::time::Duration), r"^\s*[0-9_]+\s*/\s*(s|sec|second|m|min|minute|h|hour)\s*$",
+    |text| loadgrid_common::units::parse_cap(text).map_err(|e| e.to_string())
 );

@@ -5,7 +5,8 @@
 use serde_json::{Value as Json, json};
 
 use super::decode::{
-    Any, Bytes, Count, Decode, Definitions, Duration, Mapped, Name, Quantity, Rate, Text, mapping, verbs,
+    Any, Bytes, CapRate, Count, Decode, Definitions, Duration, Factor, Mapped, Name, Quantity, Rate, Text,
+    mapping, verbs,
 };
 use super::problem::{Sink, Span};
 use super::tree::{Node, Value};
@@ -19,16 +20,30 @@ mapping! {
         optional name: Name,
         /// Seed of all randomness; the same seed gives the same test on any number of workers.
         optional seed: Quantity<Count>,
+        /// Further files whose `flows`, `data` and `vars` belong to this scenario.
+        optional include: Vec<Text>,
         /// The address under test; steps name paths below it.
         required target: Text,
+        /// Further addresses by name: a step's url may begin with one, `auth:/login`.
+        optional targets: Mapped<Text>,
+        /// The target is asked for this until it answers well, before anything starts.
+        optional wait_for: WaitFor,
+        /// Labels of the run, for the report.
+        optional labels: Mapped<Text>,
         /// Values for `${vars.NAME}`; `--var NAME=VALUE` overrides.
         optional vars: Mapped<Any>,
+        /// Named sets of values for `vars`; `--profile NAME` takes one.
+        optional profiles: Mapped<Mapped<Any>>,
         /// Values that no report, log or history shows: `${secrets.NAME}`.
         optional secrets: Mapped<Secret>,
         /// Data sources, named in the singular: `${account.email}`.
         optional data: Mapped<Data>,
         /// How requests are made.
         optional http: Http,
+        /// Steps that one worker carries out once, before everything; what they capture is `${setup.NAME}` everywhere.
+        optional setup: Vec<Step>,
+        /// Steps that one worker carries out once, after everything, also after a failure or Ctrl-C.
+        optional teardown: Vec<Step>,
         /// Short form: the loop of the only user.
         optional steps: Vec<Step>,
         /// Short form: the load of the only phase.
@@ -40,11 +55,33 @@ mapping! {
         /// Phases, in order; each with its own figures.
         optional phases: Vec<Phase>,
         /// Conditions on the figures that decide the verdict.
-        optional thresholds: Vec<ThresholdText>,
+        optional thresholds: Vec<Threshold>,
         /// What the run asks of the grid.
         optional grid: Grid,
     }
-    later &["include", "targets", "wait_for", "labels", "profiles", "websocket", "setup", "teardown", "expectations", "report"]
+    later &["websocket", "expectations", "report"]
+}
+
+mapping! {
+    /// A file that is included: no scenario of its own.
+    struct Included {
+        /// Values for `${vars.NAME}`; those of the scenario itself come later and may use them.
+        optional vars: Mapped<Any>,
+        /// Data sources.
+        optional data: Mapped<Data>,
+        /// Named lists of steps for `call`.
+        optional flows: Mapped<Vec<Step>>,
+    }
+}
+
+mapping! {
+    /// What the target must answer before anything starts.
+    struct WaitFor {
+        /// A path below the target, or an address; a status below 400 is an answer.
+        required get: Text,
+        /// How long it may take; 60s where absent.
+        optional within: Quantity<Duration>,
+    }
 }
 
 mapping! {
@@ -66,8 +103,9 @@ verbs! {
         "env" => Env(Text),
         /// The content of a file, without the line end.
         "file" => File(Text),
+        /// A secret of the coordinator, by its name in the directory of `--secrets`.
+        "store" => Store(Text),
     }
-    later &["store"]
 }
 
 verbs! {
@@ -77,8 +115,23 @@ verbs! {
         "csv" => Csv(Csv),
         /// Rows made from their number.
         "generate" => Generate(Generate),
+        /// Rows that stand here.
+        "inline" => Inline(Inline),
     }
-    later &["inline"]
+}
+
+mapping! {
+    /// Rows that stand in the scenario.
+    struct Inline {
+        /// The rows; the first one names the columns.
+        required rows: Vec<Mapped<Text>>,
+        /// How users get rows: `unique` (the default), `sequential` or `random`.
+        optional pick: Pick,
+        /// What happens when there are more users than rows.
+        optional exhausted: Exhausted,
+        /// The column that holds each row's weight, with `pick: random`.
+        optional weight: Text,
+    }
 }
 
 mapping! {
@@ -86,10 +139,22 @@ mapping! {
     struct Csv short file {
         /// The file, relative to the scenario.
         required file: Text,
-        /// How users get rows; `unique`: each row belongs to one user of the whole grid.
+        /// How users get rows: `unique` (each row belongs to one user of the whole grid), `sequential` or `random`.
         optional pick: Pick,
-        /// What happens when there are more users than rows; `fail` when the scenario is loaded.
+        /// What happens when there are more users than rows: `fail`, `recycle` or `stop-user`.
         optional exhausted: Exhausted,
+        /// The column that holds each row's weight, with `pick: random`.
+        optional weight: Text,
+        /// What stands between fields: one character, or `tab`; a comma where absent.
+        optional delimiter: Text,
+        /// What fields are quoted with; `"` where absent.
+        optional quote: Text,
+        /// Lines that begin with this character are left out.
+        optional comment: Text,
+        /// The columns, for a file whose first line is a row already.
+        optional columns: Vec<Text>,
+        /// Whether spaces around fields are dropped.
+        optional trim: bool,
     }
 }
 
@@ -104,6 +169,8 @@ mapping! {
         optional pick: Pick,
         /// What happens when there are more users than rows.
         optional exhausted: Exhausted,
+        /// The column that holds each row's weight, with `pick: random`.
+        optional weight: Text,
     }
 }
 
@@ -139,14 +206,12 @@ macro_rules! words {
 
 words! {
     /// How users get rows.
-    enum Pick { "unique" => Unique, }
-    later &["sequential", "random"]
+    enum Pick { "unique" => Unique, "sequential" => Sequential, "random" => Random, }
 }
 
 words! {
     /// What happens when rows run out.
-    enum Exhausted { "fail" => Fail, }
-    later &["recycle", "stop-user"]
+    enum Exhausted { "fail" => Fail, "recycle" => Recycle, "stop-user" => StopUser, }
 }
 
 mapping! {
@@ -164,8 +229,173 @@ mapping! {
         optional max_body: Quantity<Bytes>,
         /// Headers of every request.
         optional headers: Mapped<Text>,
+        /// `auto` (what TLS agrees on, HTTP/1.1 otherwise), `http1` or `http2`.
+        optional version: Version,
+        /// Whose connections they are, and how long an unused one is kept.
+        optional connections: Connections,
+        /// Credentials of every request; left out as long as a value in them is missing.
+        optional auth: Auth,
+        /// How TLS is done.
+        optional tls: Tls,
+        /// Names and the addresses that stand for them, without asking anybody.
+        optional hosts: Mapped<Text>,
+        /// A limit on the exchanges sent.
+        optional cap: Cap,
     }
-    later &["version", "connections", "auth", "tls", "hosts", "cap"]
+}
+
+words! {
+    /// The version of HTTP.
+    enum Version { "auto" => Auto, "http1" => Http1, "http2" => Http2, }
+}
+
+mapping! {
+    /// Whose connections they are. A text alone is the mode.
+    struct Connections short mode {
+        /// `per-user` (each life its own), `new` (one per request) or `shared: { size: N }`.
+        optional mode: ConnectionMode,
+        /// How long an unused connection is kept; 90s where absent.
+        optional idle: Quantity<Duration>,
+    }
+}
+
+/// A connection mode: a word, or `shared` with its size.
+#[derive(Clone, Debug)]
+pub(super) enum ConnectionMode {
+    /// `per-user` or `new`.
+    Word(ConnectionWord),
+    /// `shared: { size: N }`.
+    Shared(SharedMode),
+}
+
+words! {
+    /// Whose connections they are.
+    enum ConnectionWord { "per-user" => PerUser, "new" => New, }
+}
+
+verbs! {
+    /// Connections that users share.
+    enum SharedMode, "a connection mode" {
+        /// All users of the grid share so many.
+        "shared" => Shared(SharedSize),
+    }
+}
+
+mapping! {
+    /// How many connections are shared.
+    struct SharedSize short size {
+        /// Connections of the whole grid.
+        required size: Quantity<Count>,
+    }
+}
+
+impl Decode for ConnectionMode {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        match node.value {
+            Value::Map(_) => SharedMode::decode(node, sink).map(Self::Shared),
+            Value::Scalar { .. } | Value::List(_) => ConnectionWord::decode(node, sink).map(Self::Word),
+        }
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        json!({ "anyOf": [ConnectionWord::schema(definitions), SharedMode::schema(definitions)] })
+    }
+}
+
+/// Credentials.
+#[derive(Clone, Debug)]
+pub(super) enum Auth {
+    /// `none`: without those of all requests.
+    None,
+    /// Given.
+    Given(Credentials),
+}
+
+verbs! {
+    /// Credentials of a request.
+    enum Credentials, "`auth`" {
+        /// User and password (RFC 7617).
+        "basic" => Basic(Basic),
+        /// A token (RFC 6750).
+        "bearer" => Bearer(Text),
+    }
+}
+
+mapping! {
+    /// A user and a password.
+    struct Basic {
+        /// The user.
+        required user: Text,
+        /// The password.
+        required password: Text,
+    }
+}
+
+impl Decode for Auth {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        match &node.value {
+            Value::Scalar { text, .. } if &**text == "none" => Some(Self::None),
+            Value::Map(_) => Credentials::decode(node, sink).map(Self::Given),
+            Value::Scalar { .. } | Value::List(_) => {
+                sink.add_with_hint(
+                    node.span,
+                    format!("`auth` is `none`, `basic: …` or `bearer: …`, not {}", node.kind()),
+                    "write for example auth: { bearer: \"${token}\" }",
+                );
+                None
+            }
+        }
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        json!({ "anyOf": [{ "const": "none" }, Credentials::schema(definitions)] })
+    }
+}
+
+mapping! {
+    /// How TLS is done.
+    struct Tls {
+        /// Whether the target's certificate is verified; `false` is said in every report.
+        optional verify: bool,
+        /// A PEM file of certificates to trust, instead of the system's.
+        optional ca: Text,
+        /// The certificate that the users show.
+        optional client: ClientCertificate,
+        /// The name that is asked for and verified, instead of the url's host.
+        optional sni: Text,
+    }
+}
+
+mapping! {
+    /// A client certificate; PEM files.
+    struct ClientCertificate {
+        /// The certificate, with those between it and a root.
+        required cert: Text,
+        /// Its private key; treated as a secret.
+        required key: Text,
+    }
+}
+
+mapping! {
+    /// At most so many exchanges in any stretch of time; the waiting is counted apart.
+    struct Cap {
+        /// How many in which time: `600/m` is at most 600 in any minute.
+        required rate: Quantity<CapRate>,
+        /// For the whole `grid` (the default), for each `user`, or for each `step` of the grid.
+        optional per: CapPer,
+        /// How time is cut: `sliding`, the only way.
+        optional window: CapWindow,
+    }
+}
+
+words! {
+    /// Whom a cap is for.
+    enum CapPer { "grid" => Grid, "user" => User, "step" => Step, }
+}
+
+words! {
+    /// How time is cut.
+    enum CapWindow { "sliding" => Sliding, }
 }
 
 words! {
@@ -205,8 +435,6 @@ mapping! {
 
 /// What a later version can say in a step.
 const LATER_STEPS: &[&str] = &[
-    "group",
-    "observe",
     "ws.connect",
     "ws.send",
     "ws.request",
@@ -233,6 +461,8 @@ verbs! {
         "delete" => Delete(Request),
         /// Sends a HEAD request.
         "head" => Head(Request),
+        /// Sends an OPTIONS request.
+        "options" => Options(Request),
         /// Carries out the steps of a flow.
         "call" => Call(Text),
         /// Carries out one of several branches, by weight.
@@ -249,10 +479,24 @@ verbs! {
         "set" => Set(Mapped<Any>),
         /// Adds to counters.
         "count" => Count(Mapped<Text>),
+        /// Adds values to distributions of your own.
+        "observe" => Observe(Mapped<Text>),
+        /// Carries out steps whose duration together is a series of its own.
+        "group" => Group(Group),
         /// Ends the iteration, the user's life or the run.
         "end" => End(End),
     }
     later LATER_STEPS
+}
+
+mapping! {
+    /// Steps that belong together.
+    struct Group {
+        /// The name under which the report shows their duration.
+        required name: Name,
+        /// The steps.
+        required r#do: Vec<Step>,
+    }
 }
 
 words! {
@@ -277,8 +521,12 @@ mapping! {
         optional json: Any,
         /// A form body, encoded.
         optional form: Mapped<Text>,
-        /// A body as it stands.
-        optional body: Text,
+        /// A body as it stands: a text, or a `file`.
+        optional body: Body,
+        /// A multipart/form-data body: names to texts, or to files.
+        optional multipart: Mapped<FormPart>,
+        /// Credentials of this request instead of those of all; `none` for none.
+        optional auth: Auth,
         /// What a good answer is; where no status is given, one below 400.
         optional expect: Expect,
         /// Values of the answer that become variables.
@@ -289,8 +537,92 @@ mapping! {
         optional redirects: Quantity<Count>,
         /// From the request to the end of the answer, at most.
         optional timeout: Quantity<Duration>,
+        /// When and how often a failed attempt is repeated; each attempt is an exchange of its own.
+        optional retry: Retry,
+        /// A limit on the exchanges of this step, beside that of all requests.
+        optional cap: Cap,
+        /// Labels; thresholds may select by them.
+        optional labels: Mapped<Text>,
     }
-    later &["multipart", "auth", "retry", "labels", "publishes", "cap"]
+    later &["publishes"]
+}
+
+/// A body as it stands.
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    /// A text.
+    Text(Text),
+    /// A file.
+    File(FileBody),
+}
+
+mapping! {
+    /// A file whose content is the body.
+    struct FileBody {
+        /// The file, relative to the scenario; it travels with the scenario.
+        required file: Text,
+        /// Its media type; application/octet-stream where absent.
+        optional r#type: Text,
+    }
+}
+
+impl Decode for Body {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        match node.value {
+            Value::Map(_) => FileBody::decode(node, sink).map(Self::File),
+            Value::Scalar { .. } | Value::List(_) => Text::decode(node, sink).map(Self::Text),
+        }
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        json!({ "anyOf": [Text::schema(definitions), FileBody::schema(definitions)] })
+    }
+}
+
+/// A part of a multipart body.
+#[derive(Clone, Debug)]
+pub(super) enum FormPart {
+    /// A text field.
+    Text(Text),
+    /// A file.
+    File(FilePart),
+}
+
+mapping! {
+    /// A file in a multipart body.
+    struct FilePart {
+        /// The file, relative to the scenario; it travels with the scenario.
+        required from: Text,
+        /// Its media type; application/octet-stream where absent.
+        optional r#type: Text,
+        /// The name it is sent under; its own where absent.
+        optional name: Text,
+    }
+}
+
+impl Decode for FormPart {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        match node.value {
+            Value::Map(_) => FilePart::decode(node, sink).map(Self::File),
+            Value::Scalar { .. } | Value::List(_) => Text::decode(node, sink).map(Self::Text),
+        }
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        json!({ "anyOf": [Text::schema(definitions), FilePart::schema(definitions)] })
+    }
+}
+
+mapping! {
+    /// When and how often a failed attempt is repeated.
+    struct Retry {
+        /// Statuses (`503`, `5xx`) and kinds of failure (`connect`, `timeout`, `reset`, …).
+        required when: Vec<Text>,
+        /// How often at most.
+        required max: Quantity<Count>,
+        /// How long before the first repetition; twice as long before each further one.
+        optional backoff: Quantity<Duration>,
+    }
 }
 
 mapping! {
@@ -302,31 +634,99 @@ mapping! {
         optional within: Quantity<Duration>,
         /// Conditions on a JSON body, by JSONPath.
         optional json: Mapped<JsonExpect>,
+        /// Statuses that are no good answer; any other one is.
+        optional not_status: Statuses,
+        /// Conditions on headers: a text it is equal to, or a condition.
+        optional headers: Mapped<HeaderExpect>,
+        /// Conditions on the body; a text alone is one that it contains.
+        optional body: BodyExpect,
     }
-    later &["headers", "body", "not_status", "owner"]
+    later &["owner"]
+}
+
+/// A condition on a header.
+#[derive(Clone, Debug)]
+pub(super) enum HeaderExpect {
+    /// Equal to a text.
+    Equals(Text),
+    /// Exactly one of the conditions below.
+    Condition(HeaderCondition),
+}
+
+verbs! {
+    /// A condition on a header.
+    enum HeaderCondition, "a condition" {
+        /// It is equal to this.
+        "equals" => Equals(Text),
+        /// It is there, or is not.
+        "exists" => Exists(bool),
+        /// It contains this.
+        "contains" => Contains(Text),
+        /// It matches a regular expression.
+        "matches" => Matches(Text),
+    }
+}
+
+impl Decode for HeaderExpect {
+    fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+        match node.value {
+            Value::Map(_) => HeaderCondition::decode(node, sink).map(Self::Condition),
+            Value::Scalar { .. } | Value::List(_) => Text::decode(node, sink).map(Self::Equals),
+        }
+    }
+
+    fn schema(definitions: &mut Definitions) -> Json {
+        json!({ "anyOf": [Text::schema(definitions), HeaderCondition::schema(definitions)] })
+    }
+}
+
+mapping! {
+    /// Conditions on a body. A text alone is one that it contains.
+    struct BodyExpect short contains {
+        /// It contains this.
+        optional contains: Text,
+        /// It matches a regular expression.
+        optional matches: Text,
+        /// Its length in bytes: a number, or `min` and `max`.
+        optional length: Amount,
+    }
+}
+
+mapping! {
+    /// How many. A number alone is exactly so many.
+    struct Amount short exactly {
+        /// Exactly so many.
+        optional exactly: Quantity<Count>,
+        /// At least so many.
+        optional min: Quantity<Count>,
+        /// At most so many.
+        optional max: Quantity<Count>,
+    }
 }
 
 /// Accepted statuses.
 #[derive(Clone, Debug)]
 pub(super) struct Statuses(pub(super) Vec<(u16, u16)>);
 
+/// `200` as 200 to 200, `2xx` as 200 to 299.
+pub(super) fn status_range(text: &str) -> Option<(u16, u16)> {
+    match text.strip_suffix("xx") {
+        Some(class) => {
+            let class = class.parse::<u16>().ok().filter(|class| (1..=5).contains(class));
+            class.map(|class| (class * 100, class * 100 + 99))
+        }
+        None => {
+            let status = text.parse::<u16>().ok().filter(|status| (100..=599).contains(status));
+            status.map(|status| (status, status))
+        }
+    }
+}
+
 impl Decode for Statuses {
     fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
         let one = |node: &Node, sink: &mut Sink| {
             let text = Text::decode(node, sink)?;
-            let range = match text.value.strip_suffix("xx") {
-                Some(class) => class
-                    .parse::<u16>()
-                    .ok()
-                    .filter(|class| (1..=5).contains(class))
-                    .map(|c| (c * 100, c * 100 + 99)),
-                None => text
-                    .value
-                    .parse::<u16>()
-                    .ok()
-                    .filter(|status| (100..=599).contains(status))
-                    .map(|s| (s, s)),
-            };
+            let range = status_range(&text.value);
             if range.is_none() {
                 sink.add_with_hint(
                     text.span,
@@ -369,8 +769,23 @@ verbs! {
         "exists" => Exists(bool),
         /// The value, as text, matches a regular expression.
         "matches" => Matches(Text),
+        /// How many values the path finds, or items where it finds one list.
+        "count" => Count(Amount),
+        /// The value's type: string, number, boolean, null, array or object.
+        "type" => Type(JsonType),
     }
-    later &["count", "type"]
+}
+
+words! {
+    /// A type of JSON value.
+    enum JsonType {
+        "string" => String,
+        "number" => Number,
+        "boolean" => Boolean,
+        "null" => Null,
+        "array" => Array,
+        "object" => Object,
+    }
 }
 
 impl Decode for JsonExpect {
@@ -391,6 +806,7 @@ impl Decode for JsonExpect {
 pub(super) struct Capture {
     pub(super) from: CaptureFrom,
     pub(super) optional: bool,
+    pub(super) pick: Option<CapturePick>,
 }
 
 /// See [`Capture`].
@@ -402,10 +818,21 @@ pub(super) enum CaptureFrom {
     Header(Text),
     /// A cookie of the user after the answer.
     Cookie(Text),
+    /// A regular expression on the body: its first group, or the whole match.
+    Regex(Text),
+    /// A CSS selector on an HTML body: an attribute, or the text inside.
+    Css(Text, Option<Text>),
+    /// The body itself.
+    Body,
+}
+
+words! {
+    /// Which of several matches.
+    enum CapturePick { "first" => First, "random" => Random, "all" => All, }
 }
 
 mapping! {
-    /// Where a variable's value comes from: one of `json`, `header` and `cookie`.
+    /// Where a variable's value comes from: one of `json`, `header`, `cookie`, `regex`, `css` and `body`.
     struct CaptureKeys {
         /// A JSONPath into the body.
         optional json: Text,
@@ -413,30 +840,55 @@ mapping! {
         optional header: Text,
         /// A cookie.
         optional cookie: Text,
+        /// A regular expression on the body: its first group, or the whole match where it has none.
+        optional regex: Text,
+        /// A CSS selector on an HTML body: the text inside, or an attribute with `attr`.
+        optional css: Text,
+        /// The attribute of the element that `css` finds.
+        optional attr: Text,
+        /// The body itself, as text.
+        optional body: bool,
+        /// Which of several matches: `first`, `random` or `all` (a list); for `json`, `regex` and `css`.
+        optional pick: CapturePick,
         /// Whether it may be absent.
         optional optional: bool,
     }
-    later &["pick", "regex", "css", "attr", "body"]
 }
 
 impl Decode for Capture {
     fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
         if let Value::Scalar { .. } = node.value {
-            return Some(Self { from: CaptureFrom::Json(Text::decode(node, sink)?), optional: false });
+            let from = CaptureFrom::Json(Text::decode(node, sink)?);
+            return Some(Self { from, optional: false, pick: None });
         }
+        let before = sink.count();
         let keys = CaptureKeys::decode(node, sink)?;
+        if keys.css.is_none()
+            && let Some(attribute) = &keys.attr
+        {
+            let hint = "write for example { css: \"form input\", attr: value }";
+            sink.add_with_hint(attribute.span, "`attr` goes with `css`", hint);
+        }
         let from = [
             keys.json.map(CaptureFrom::Json),
             keys.header.map(CaptureFrom::Header),
             keys.cookie.map(CaptureFrom::Cookie),
+            keys.regex.map(CaptureFrom::Regex),
+            keys.css.map(|css| CaptureFrom::Css(css, keys.attr)),
+            keys.body.filter(|body| *body).map(|_| CaptureFrom::Body),
         ];
         let mut from = from.into_iter().flatten();
         match (from.next(), from.next()) {
-            (Some(from), None) => Some(Self { from, optional: keys.optional.unwrap_or(false) }),
+            (Some(from), None) => {
+                let optional = keys.optional.unwrap_or(false);
+                Some(Self { from, optional, pick: keys.pick })
+            }
+            // Which one it was could not be read.
+            (None, None) if sink.count() > before => None,
             _ => {
                 sink.add_with_hint(
                     node.span,
-                    "a capture has exactly one of `json`, `header` and `cookie`",
+                    "a capture has exactly one of `json`, `header`, `cookie`, `regex`, `css` and `body`",
                     "write for example `token: $.token`",
                 );
                 None
@@ -550,8 +1002,23 @@ mapping! {
         required name: Name,
         /// Its loads; they run at the same time.
         required load: Vec<Load>,
+        /// A pause before it.
+        optional settle: Quantity<Duration>,
+        /// Whether its figures belong to the totals; `false` for a warm-up.
+        optional record: bool,
+        /// The phase before, whose users live on: with their variables, cookies and connections.
+        optional continues: Text,
+        /// How long iterations under way may go on after its end; 30s where absent.
+        optional graceful_stop: Quantity<Duration>,
+        /// `always`, or `manual`: only with `--with NAME`.
+        optional when: When,
     }
-    later &["settle", "record", "continues", "graceful_stop", "marks", "when"]
+    later &["marks"]
+}
+
+words! {
+    /// When a phase is carried out.
+    enum When { "always" => Always, "manual" => Manual, }
 }
 
 verbs! {
@@ -565,8 +1032,113 @@ verbs! {
         "constant-arrival-rate" => ConstantRate(ConstantRate),
         /// Arrivals at a rate that changes over time.
         "ramping-arrival-rate" => RampingRate(RampingRate),
+        /// A number of iterations for each virtual user.
+        "per-vu-iterations" => PerVu(PerVu),
+        /// A number of iterations that all virtual users share.
+        "shared-iterations" => SharedIterations(SharedIterations),
+        /// A base rate with bursts.
+        "burst" => Burst(Burst),
+        /// All virtual users at one instant, once.
+        "at-once" => AtOnce(AtOnce),
+        /// Virtual users that take turns at a fixed pace or total rate.
+        "paced" => Paced(Paced),
     }
-    later &["per-vu-iterations", "shared-iterations", "burst", "at-once", "paced", "capacity-search", "externally-controlled"]
+    later &["capacity-search", "externally-controlled"]
+}
+
+mapping! {
+    /// A number of iterations for each virtual user.
+    struct PerVu {
+        /// The type of user.
+        optional user: Text,
+        /// How many, for the whole grid.
+        required vus: Quantity<Count>,
+        /// Iterations of each.
+        required iterations: Quantity<Count>,
+        /// The longest time it may take; 10m where absent. What was not started then is not.
+        optional max_duration: Quantity<Duration>,
+        /// `any`: side by side; `sequential`: one user after the other, in the order of their indices.
+        optional order: Order,
+    }
+}
+
+words! {
+    /// In which order users go.
+    enum Order { "any" => Any, "sequential" => Sequential, }
+}
+
+mapping! {
+    /// A number of iterations that all virtual users share: a slow worker holds nothing back.
+    struct SharedIterations {
+        /// The type of user.
+        optional user: Text,
+        /// How many users, for the whole grid.
+        required vus: Quantity<Count>,
+        /// Iterations of all of them together.
+        required iterations: Quantity<Count>,
+        /// The longest time it may take; 10m where absent.
+        optional max_duration: Quantity<Duration>,
+    }
+}
+
+mapping! {
+    /// A base rate with bursts. Each period is: base, burst, base again, the stretches of base equally long.
+    struct Burst {
+        /// The type of user.
+        optional user: Text,
+        /// Arrivals per time between bursts.
+        required base: Quantity<Rate>,
+        /// How many times the base rate a burst has.
+        required factor: Quantity<Factor>,
+        /// How long a burst is.
+        required burst: Quantity<Duration>,
+        /// The length of a period.
+        required every: Quantity<Duration>,
+        /// How many periods; 1 where absent.
+        optional times: Quantity<Count>,
+        /// `uniform` or `poisson`.
+        optional arrivals: ArrivalKind,
+        /// The most virtual users at once.
+        optional max_vus: Quantity<Count>,
+        /// Users that have begun their lives before the first arrival.
+        optional prepared: Quantity<Count>,
+        /// What happens to an arrival when no user is free: `drop` (and count) or `queue`.
+        optional when_full: WhenFull,
+    }
+}
+
+mapping! {
+    /// All virtual users at one instant, once; `start` is carried out before that instant.
+    struct AtOnce {
+        /// The type of user.
+        optional user: Text,
+        /// How many, for the whole grid.
+        required vus: Quantity<Count>,
+        /// The longest time it may take; 10m where absent.
+        optional max_duration: Quantity<Duration>,
+    }
+}
+
+mapping! {
+    /// Virtual users that take turns: each at a `pace`, or all of them at a total `rate`. A turn counts from when
+    /// it was due, even where its user was busy.
+    struct Paced {
+        /// The type of user.
+        optional user: Text,
+        /// How many, for the whole grid; those that live, in a phase that continues another.
+        optional vus: Quantity<Count>,
+        /// From one turn of a user to its next.
+        optional pace: Quantity<Duration>,
+        /// Turns of all users together.
+        optional rate: Quantity<Rate>,
+        /// How long.
+        required duration: Quantity<Duration>,
+    }
+}
+
+words! {
+    /// What happens to an arrival when no user is free.
+    enum WhenFull { "drop" => Drop, "queue" => Queue, }
 }
 
 mapping! {
@@ -600,8 +1172,9 @@ mapping! {
         required to: Quantity<Count>,
         /// Its length.
         required over: Quantity<Duration>,
+        /// Users come and go in batches of so many.
+        optional batch: Quantity<Count>,
     }
-    later &["batch"]
 }
 
 mapping! {
@@ -617,8 +1190,11 @@ mapping! {
         optional arrivals: ArrivalKind,
         /// The most virtual users at once, for the whole grid.
         optional max_vus: Quantity<Count>,
+        /// Users that have begun their lives before the first arrival.
+        optional prepared: Quantity<Count>,
+        /// What happens to an arrival when no user is free: `drop` (and count) or `queue`.
+        optional when_full: WhenFull,
     }
-    later &["prepared", "when_full"]
 }
 
 words! {
@@ -639,8 +1215,11 @@ mapping! {
         optional arrivals: ArrivalKind,
         /// The most virtual users at once.
         optional max_vus: Quantity<Count>,
+        /// Users that have begun their lives before the first arrival.
+        optional prepared: Quantity<Count>,
+        /// What happens to an arrival when no user is free: `drop` (and count) or `queue`.
+        optional when_full: WhenFull,
     }
-    later &["prepared", "when_full"]
 }
 
 mapping! {
@@ -676,33 +1255,51 @@ words! {
     later &["declared"]
 }
 
-/// A threshold as text, such as `p99(response_time, step=login) < 300ms`.
+/// A condition on figures: a text such as `p99(response_time, step=login) < 300ms`, or a mapping with more.
 #[derive(Clone, Debug)]
-pub(super) struct ThresholdText(pub(super) Text);
+pub(super) struct Threshold {
+    /// The condition.
+    pub(super) text: Text,
+    /// What else is said of it.
+    pub(super) more: Option<LongThreshold>,
+}
 
-impl Decode for ThresholdText {
+mapping! {
+    /// A threshold with its circumstances.
+    struct LongThreshold {
+        /// The condition: `STAT(METRIC, selector=…) OP VALUE`.
+        required threshold: Text,
+        /// It is judged over the last so long, again and again; over the whole run where absent.
+        optional window: Quantity<Duration>,
+        /// It fails only once it was broken for so long.
+        optional r#for: Quantity<Duration>,
+        /// Whether it ends the run when it fails.
+        optional abort: bool,
+        /// It is not looked at before so long after the beginning of load.
+        optional grace: Quantity<Duration>,
+    }
+}
+
+impl Decode for Threshold {
     fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
-        if let Value::Map(entries) = &node.value {
-            if entries.iter().any(|(key, _)| &*key.text == "threshold") {
-                sink.add_with_hint(
-                    node.span,
-                    "the long form of a threshold is not supported yet by this version",
-                    "write it as a text: \"p99(response_time) < 300ms\"",
-                );
-            } else {
-                sink.add_with_hint(
-                    node.span,
-                    "this should be a threshold, not a mapping",
-                    "in `[ … ]`, put a threshold with a `,` or `:` in it into quotes",
-                );
-            }
+        let Value::Map(entries) = &node.value else {
+            return Text::decode(node, sink).map(|text| Self { text, more: None });
+        };
+        let known = ["threshold", "window", "for", "abort", "grace"];
+        if entries.iter().all(|(key, _)| !known.contains(&&*key.text)) {
+            sink.add_with_hint(
+                node.span,
+                "this should be a threshold, not a mapping",
+                "in `[ … ]`, put a threshold with a `,` or `:` in it into quotes",
+            );
             return None;
         }
-        Text::decode(node, sink).map(Self)
+        let more = LongThreshold::decode(node, sink)?;
+        Some(Self { text: more.threshold.clone(), more: Some(more) })
     }
 
-    fn schema(_: &mut Definitions) -> Json {
-        json!({ "type": "string" })
+    fn schema(definitions: &mut Definitions) -> Json {
+        json!({ "anyOf": [{ "type": "string" }, LongThreshold::schema(definitions)] })
     }
 }
 

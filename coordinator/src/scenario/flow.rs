@@ -3,18 +3,24 @@
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 
-use loadgrid_common::plan::{self as plan, Template};
+use loadgrid_common::expression;
+use loadgrid_common::plan::{self as plan};
 
+use super::blobs::Blobs;
 use super::constants::Constants;
-use super::decode::{Any, Duration, Mapped, Quantity, Text};
-use super::document::{self as doc, CaptureFrom, Cookies, JsonExpect, Step, Think};
+use super::decode::{Any, Duration, Mapped, Name, Quantity, Text};
+use super::document::{self as doc, Step, Think};
 use super::problem::{Sink, suggest};
-use super::template::{Scope, Templates, fixed};
+use super::template::{Scope, Templates};
 
 /// Lists of names that the plan refers to by index.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) steps: Vec<String>,
+    /// Beside `steps`.
+    pub(super) places: Vec<plan::StepPlace>,
+    pub(super) groups: Vec<String>,
+    pub(super) observed: Vec<String>,
     pub(super) actions: Vec<String>,
     pub(super) counters: Vec<String>,
     pub(super) checks: Vec<String>,
@@ -29,7 +35,7 @@ const OTHER: &str = "__other__";
 /// The most steps of a user, calls replaced: a guard against flows that multiply.
 const MOST_EXPANDED: usize = 20_000;
 
-fn intern(list: &mut Vec<String>, name: &str) -> u32 {
+pub(super) fn intern(list: &mut Vec<String>, name: &str) -> u32 {
     let place = list.iter().position(|known| known == name).unwrap_or_else(|| {
         list.push(name.to_owned());
         list.len() - 1
@@ -38,11 +44,21 @@ fn intern(list: &mut Vec<String>, name: &str) -> u32 {
 }
 
 impl Names {
-    fn step(&mut self, name: &str) -> u32 {
-        if self.steps.len() >= MOST_STEPS && !self.steps.iter().any(|known| known == name) {
-            return intern(&mut self.steps, OTHER);
+    /// The index of a step: a name may stand in several places, each with figures of its own.
+    pub(super) fn step(&mut self, name: &str, place: plan::StepPlace) -> u32 {
+        let known = self.steps.iter().zip(&self.places);
+        let found = known.clone().position(|(known, its)| known == name && *its == place);
+        if let Some(found) = found {
+            return u32::try_from(found).unwrap_or(u32::MAX);
         }
-        intern(&mut self.steps, name)
+        if self.steps.len() >= MOST_STEPS {
+            let rest = intern(&mut self.steps, OTHER);
+            self.places.resize(self.steps.len(), plan::StepPlace::default());
+            return rest;
+        }
+        self.steps.push(name.to_owned());
+        self.places.push(place);
+        u32::try_from(self.steps.len() - 1).unwrap_or(u32::MAX)
     }
 }
 
@@ -63,7 +79,8 @@ pub(super) fn variables(steps: &[Step], flows: &Mapped<Vec<Step>>, depth: usize,
             | Step::Put(r)
             | Step::Patch(r)
             | Step::Delete(r)
-            | Step::Head(r) => {
+            | Step::Head(r)
+            | Step::Options(r) => {
                 r.capture.iter().flat_map(Mapped::names).for_each(&mut add);
             }
             Step::Set(values) => values.names().for_each(&mut add),
@@ -85,6 +102,7 @@ pub(super) fn variables(steps: &[Step], flows: &Mapped<Vec<Step>>, depth: usize,
                 variables(step.otherwise.as_deref().unwrap_or_default(), flows, depth + 1, found);
             }
             Step::Repeat(step) => variables(&step.r#do, flows, depth + 1, found),
+            Step::Group(step) => variables(&step.r#do, flows, depth + 1, found),
             _ => {}
         }
     }
@@ -97,6 +115,12 @@ pub(super) struct Flows<'a> {
     pub(super) slots: &'a [String],
     pub(super) sources: &'a [(String, Vec<String>)],
     pub(super) secrets: &'a [String],
+    /// What `setup` yields.
+    pub(super) setup: &'a [String],
+    /// Addresses by name.
+    pub(super) targets: &'a [(String, String)],
+    pub(super) blobs: &'a RefCell<Blobs>,
+    pub(super) resolver: &'a dyn super::Resolver,
     pub(super) used_columns: &'a RefCell<BTreeSet<(String, String)>>,
     pub(super) names: &'a mut Names,
     pub(super) sink: &'a mut Sink,
@@ -105,11 +129,14 @@ pub(super) struct Flows<'a> {
     /// Flows that are being expanded, to find a flow that calls itself.
     pub(super) calls: Vec<String>,
     pub(super) expanded: usize,
+    /// 1 + index of the innermost group that is being compiled.
+    pub(super) group: u32,
 }
 
 impl<'a> Flows<'a> {
-    fn templates(&self) -> Templates<'a> {
-        let scope = Scope { slots: self.slots, sources: self.sources, secrets: self.secrets };
+    pub(super) fn templates(&self) -> Templates<'a> {
+        let scope =
+            Scope { slots: self.slots, sources: self.sources, secrets: self.secrets, setup: self.setup };
         Templates { constants: self.constants, scope, used_columns: self.used_columns, perhaps: self.perhaps }
     }
 
@@ -167,7 +194,26 @@ impl<'a> Flows<'a> {
             Step::Patch(request) => Out::Http(self.request("PATCH", request)?),
             Step::Delete(request) => Out::Http(self.request("DELETE", request)?),
             Step::Head(request) => Out::Http(self.request("HEAD", request)?),
+            Step::Options(request) => Out::Http(self.request("OPTIONS", request)?),
             Step::Call(_) => return None,
+            Step::Group(group) => {
+                let index = intern(&mut self.names.groups, &group.name.0.value);
+                let outer = std::mem::replace(&mut self.group, index + 1);
+                let steps = self.steps(&group.r#do);
+                self.group = outer;
+                Out::Group(plan::Group { group: index, steps })
+            }
+            Step::Observe(values) => {
+                let templates = self.templates();
+                let read = values.entries.iter().map(|(name, value)| {
+                    let value = templates.text(value, self.sink)?;
+                    self.is_metric_name(name);
+                    let observed = intern(&mut self.names.observed, &name.0.value);
+                    Some(plan::Observation { observed, value: Some(value) })
+                });
+                let read: Vec<_> = read.collect();
+                Out::Observe(plan::Observe { values: read.into_iter().collect::<Option<_>>()? })
+            }
             Step::Choose(branches) => Out::Choose(self.choose(branches)?),
             Step::If(step) => {
                 let condition = self.templates().condition(&step.when, self.sink);
@@ -186,6 +232,7 @@ impl<'a> Flows<'a> {
                     .iter()
                     .map(|(name, amount)| {
                         let amount = templates.text(amount, self.sink)?;
+                        self.is_metric_name(name);
                         Some(plan::CounterStep {
                             counter: intern(&mut self.names.counters, &name.0.value),
                             amount: Some(amount),
@@ -202,7 +249,15 @@ impl<'a> Flows<'a> {
         })
     }
 
-    fn slot(&self, name: &str) -> u32 {
+    /// Tells where a counter or an observed value has the name of a metric that every test has.
+    fn is_metric_name(&mut self, name: &Name) {
+        if crate::judge::is_metric(&name.0.value) {
+            let message = format!("`{}` is a metric that every test has", name.0.value);
+            self.sink.add_with_hint(name.0.span, message, "choose another name");
+        }
+    }
+
+    pub(super) fn slot(&self, name: &str) -> u32 {
         self.slots
             .iter()
             .position(|slot| slot == name)
@@ -216,10 +271,30 @@ impl<'a> Flows<'a> {
             .iter()
             .map(|(name, value)| {
                 let value = self.templates().json(&value.0, self.sink)?;
+                self.is_variable_name(&name.0)?;
                 Some(plan::Assignment { slot: self.slot(&name.0.value), value: Some(value) })
             })
             .collect();
         read.into_iter().collect()
+    }
+
+    /// Whether a text can name a variable; tells where not.
+    pub(super) fn is_variable_name(&mut self, name: &Text) -> Option<()> {
+        let text = name.value.as_str();
+        let shape = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let (message, hint) = if !shape {
+            let hint = "it stands in expressions, so it begins with a letter and has letters, digits and _";
+            (format!("`{text}` cannot name a variable"), hint)
+        } else if plan::slots::FIXED.contains(&text) || self.sources.iter().any(|source| source.0 == text) {
+            (format!("`{text}` is taken"), "choose another name")
+        } else if expression::known_functions().any(|function| function == text) {
+            (format!("`{text}` is the name of a function"), "choose another name")
+        } else {
+            return Some(());
+        };
+        self.sink.add_with_hint(name.span, message, hint);
+        None
     }
 
     pub(super) fn headers(&mut self, headers: &Mapped<Text>) -> Option<Vec<plan::Header>> {
@@ -229,12 +304,7 @@ impl<'a> Flows<'a> {
             .map(|(name, value)| {
                 let value = self.templates().text(value, self.sink);
                 let name = &name.0;
-                if name.value.is_empty()
-                    || !name
-                        .value
-                        .bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
-                {
+                if !super::request::is_header_name(&name.value) {
                     self.sink.add(name.span, format!("`{}` is not a header name", name.value));
                     return None;
                 }
@@ -293,7 +363,7 @@ impl<'a> Flows<'a> {
         Some(plan::Repeat { max, every_ns, until, steps })
     }
 
-    fn ns(&mut self, duration: &Quantity<Duration>) -> Option<u64> {
+    pub(super) fn ns(&mut self, duration: &Quantity<Duration>) -> Option<u64> {
         self.constants.quantity(duration, self.sink).map(loadgrid_common::time::nanos)
     }
 
@@ -333,236 +403,5 @@ impl<'a> Flows<'a> {
             Think::Drawn(doc::Drawn::Exponential(shape)) => Time::ExponentialMeanNs(self.ns(&shape.mean)?),
         };
         Some(plan::Think { time: Some(time) })
-    }
-
-    fn request(&mut self, method: &str, request: &doc::Request) -> Option<plan::HttpStep> {
-        let name = request
-            .name
-            .as_ref()
-            .map_or_else(|| format!("{method} {}", request.url.value), |name| name.0.value.clone());
-        let url = self.url(&request.url, request.query.as_ref());
-        let mut headers = request.headers.as_ref().map_or(Some(Vec::new()), |headers| self.headers(headers));
-        if let Some(cookies) = &request.cookies {
-            let mut value = Template::default();
-            for (place, (name, cookie)) in cookies.entries.iter().enumerate() {
-                let begin = format!("{}{}=", if place > 0 { "; " } else { "" }, name.0.value);
-                value.parts.extend(fixed(&begin).parts);
-                value.parts.extend(self.templates().text(cookie, self.sink)?.parts);
-            }
-            if let Some(headers) = &mut headers {
-                headers.push(plan::Header { name: "cookie".to_owned(), value: Some(value) });
-            }
-        }
-        let body = self.body(request);
-        let expect = self.expect(&name, request.expect.as_ref());
-        let captures = request.capture.as_ref().map_or(Some(Vec::new()), |captures| self.captures(captures));
-        let redirects = request.redirects.as_ref().map(|count| self.constants.quantity(count, self.sink));
-        let timeout = request.timeout.as_ref().map(|timeout| self.ns(timeout));
-        let step = self.names.step(&name);
-        let (body, content_type) = body?;
-        Some(plan::HttpStep {
-            step,
-            method: method.to_owned(),
-            url: Some(url?),
-            headers: headers?,
-            has_body: body.is_some(),
-            body,
-            content_type,
-            expect: Some(expect?),
-            captures: captures?,
-            required: request.required.unwrap_or(false),
-            redirects: match redirects {
-                Some(redirects) => Some(u32::try_from(redirects?).unwrap_or(u32::MAX)),
-                None => None,
-            },
-            timeout_ns: match timeout {
-                Some(timeout) => Some(timeout?),
-                None => None,
-            },
-        })
-    }
-
-    fn url(&mut self, url: &Text, query: Option<&Mapped<Text>>) -> Option<Template> {
-        let text = url.value.trim();
-        if let Some((scheme, rest)) = text.split_once("://") {
-            if !matches!(scheme, "http" | "https") && !scheme.contains("${") {
-                self.sink.add_with_hint(
-                    url.span,
-                    format!("`{scheme}://` is not supported"),
-                    "use http:// or https://",
-                );
-                return None;
-            }
-            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-            if !host.contains("${") {
-                self.names.hosts.insert(super::host_of(host));
-            }
-        } else if let Some((target, path)) = text
-            .split_once(':')
-            .filter(|(target, path)| !target.contains(['/', '?', '$']) && path.starts_with('/'))
-        {
-            self.sink.add_with_hint(
-                url.at(0, target.len()),
-                format!("named targets (`{target}:`) are not supported yet by this version"),
-                format!("write the whole address, or only `{path}`"),
-            );
-            return None;
-        } else if !text.starts_with(['/', '?']) && !text.starts_with("${") {
-            self.sink.add_with_hint(
-                url.span,
-                format!("`{text}` is neither a path nor an address"),
-                format!("a path begins with `/`: `/{text}`"),
-            );
-            return None;
-        }
-        let mut template = self.templates().text(url, self.sink)?;
-        if let Some(query) = query {
-            let pairs = self.templates().pairs(query, self.sink)?;
-            template.parts.extend(fixed(if text.contains('?') { "&" } else { "?" }).parts);
-            template.parts.extend(pairs.parts);
-        }
-        Some(template)
-    }
-
-    fn body(&mut self, request: &doc::Request) -> Option<(Option<Template>, String)> {
-        let templates = self.templates();
-        let bodies = [request.json.is_some(), request.form.is_some(), request.body.is_some()];
-        if bodies.iter().filter(|&&there| there).count() > 1 {
-            self.sink.add(request.span, "a request has at most one of `json`, `form` and `body`");
-            return None;
-        }
-        if let Some(json) = &request.json {
-            Some((Some(templates.json(&json.0, self.sink)?), "application/json".to_owned()))
-        } else if let Some(form) = &request.form {
-            Some((Some(templates.pairs(form, self.sink)?), "application/x-www-form-urlencoded".to_owned()))
-        } else if let Some(body) = &request.body {
-            Some((Some(templates.text(body, self.sink)?), "text/plain; charset=utf-8".to_owned()))
-        } else {
-            Some((None, String::new()))
-        }
-    }
-
-    fn expect(&mut self, step: &str, expect: Option<&doc::Expect>) -> Option<plan::Expect> {
-        let Some(expect) = expect else { return Some(plan::Expect::default()) };
-        let mut out = plan::Expect::default();
-        if let Some(statuses) = &expect.status {
-            let shown: Vec<String> = statuses
-                .0
-                .iter()
-                .map(
-                    |&(first, last)| {
-                        if first == last { first.to_string() } else { format!("{}xx", first / 100) }
-                    },
-                )
-                .collect();
-            out.status = statuses
-                .0
-                .iter()
-                .map(|&(first, last)| plan::StatusRange { first: first.into(), last: last.into() })
-                .collect();
-            out.status_check =
-                intern(&mut self.names.checks, &format!("{step}: status {}", shown.join(" or ")));
-        }
-        if let Some(within) = &expect.within {
-            let limit = self.constants.quantity(within, self.sink)?;
-            let shown = loadgrid_common::units::show_duration(limit);
-            out.within_ns = Some(loadgrid_common::time::nanos(limit));
-            out.within_check = intern(&mut self.names.checks, &format!("{step}: within {shown}"));
-        }
-        for (path, condition) in expect.json.iter().flat_map(|json| &json.entries) {
-            let path = self.json_path(&path.0)?;
-            let (words, condition) = match condition {
-                JsonExpect::Equals(value) | JsonExpect::Condition(doc::JsonCondition::Equals(value)) => {
-                    let template = self.templates().json(&value.0, self.sink)?;
-                    ("is as expected".to_owned(), plan::json_check::Condition::EqualsJson(template))
-                }
-                JsonExpect::Condition(doc::JsonCondition::Exists(exists)) => {
-                    let words = if *exists { "exists" } else { "is absent" };
-                    (words.to_owned(), plan::json_check::Condition::Exists(*exists))
-                }
-                JsonExpect::Condition(doc::JsonCondition::Matches(pattern)) => {
-                    if let Err(error) = regex::Regex::new(&pattern.value) {
-                        self.sink.add(pattern.span, format!("this is not a regular expression: {error}"));
-                        return None;
-                    }
-                    (
-                        format!("matches {}", pattern.value),
-                        plan::json_check::Condition::Matches(pattern.value.clone()),
-                    )
-                }
-            };
-            let check = intern(&mut self.names.checks, &format!("{step}: {path} {words}"));
-            out.json.push(plan::JsonCheck { path, check, condition: Some(condition) });
-        }
-        Some(out)
-    }
-
-    fn json_path(&mut self, path: &Text) -> Option<String> {
-        if let Err(error) = serde_json_path::JsonPath::parse(&path.value) {
-            let hint = "write for example $.token or $.items[0].id";
-            self.sink.add_with_hint(path.span, format!("`{}` is not a JSONPath: {error}", path.value), hint);
-            return None;
-        }
-        Some(path.value.clone())
-    }
-
-    fn captures(&mut self, captures: &Mapped<doc::Capture>) -> Option<Vec<plan::Capture>> {
-        let mut out = Vec::new();
-        let mut good = true;
-        for (name, capture) in &captures.entries {
-            if plan::slots::FIXED.contains(&name.0.value.as_str())
-                || self.sources.iter().any(|source| source.0 == name.0.value)
-            {
-                self.sink.add(name.0.span, format!("`{}` is taken; choose another name", name.0.value));
-                good = false;
-                continue;
-            }
-            let from = match &capture.from {
-                CaptureFrom::Json(path) => self.json_path(path).map(plan::capture::From::JsonPath),
-                CaptureFrom::Header(header) => {
-                    Some(plan::capture::From::Header(header.value.to_ascii_lowercase()))
-                }
-                CaptureFrom::Cookie(cookie) => Some(plan::capture::From::Cookie(cookie.value.clone())),
-            };
-            match from {
-                Some(from) => out.push(plan::Capture {
-                    slot: self.slot(&name.0.value),
-                    optional: capture.optional,
-                    from: Some(from),
-                }),
-                None => good = false,
-            }
-        }
-        good.then_some(out)
-    }
-
-    /// The settings of `http`.
-    pub(super) fn http(&mut self, http: Option<&doc::Http>) -> Option<plan::Http> {
-        let mut out = plan::Http {
-            connect_timeout_ns: 5_000_000_000,
-            response_timeout_ns: 30_000_000_000,
-            redirects: 3,
-            cookies: true,
-            max_body_bytes: 16 << 20,
-            headers: Vec::new(),
-        };
-        let Some(http) = http else { return Some(out) };
-        if let Some(timeout) = &http.timeout {
-            if let Some(connect) = &timeout.connect {
-                out.connect_timeout_ns = self.ns(connect)?;
-            }
-            if let Some(response) = &timeout.response {
-                out.response_timeout_ns = self.ns(response)?;
-            }
-        }
-        if let Some(redirects) = &http.redirects {
-            out.redirects = u32::try_from(self.constants.quantity(redirects, self.sink)?).unwrap_or(u32::MAX);
-        }
-        out.cookies = http.cookies != Some(Cookies::None);
-        if let Some(max_body) = &http.max_body {
-            out.max_body_bytes = self.constants.quantity(max_body, self.sink)?;
-        }
-        out.headers = http.headers.as_ref().map_or(Some(Vec::new()), |headers| self.headers(headers))?;
-        Some(out)
     }
 }

@@ -56,6 +56,12 @@ impl Sink {
         self.problems.is_empty()
     }
 
+    /// How many problems there are so far.
+    #[must_use]
+    pub(super) const fn count(&self) -> usize {
+        self.problems.len()
+    }
+
     /// All problems in the order of the text, each once.
     #[must_use]
     pub(super) fn into_sorted(mut self) -> Vec<Problem> {
@@ -65,40 +71,60 @@ impl Sink {
     }
 }
 
-/// All problems of one file.
+/// A text that was read. Places of a scenario and what it includes count on through all its texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceText {
+    /// The file's name.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// The place of its first byte.
+    pub base: usize,
+}
+
+impl SourceText {
+    /// The place behind its last byte; the next text begins there.
+    #[must_use]
+    pub const fn end(&self) -> usize {
+        self.base + self.text.len() + 1
+    }
+}
+
+/// All problems of a scenario.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
-    /// The file's name.
-    pub file: String,
-    /// Its text, for the snippets.
-    pub text: String,
-    /// In the order of the text; never empty.
+    /// The scenario and what it includes, for the snippets; the scenario itself comes first.
+    pub texts: Vec<SourceText>,
+    /// In the order of the texts; never empty.
     pub list: Vec<Problem>,
 }
 
 impl std::error::Error for Problems {}
 
 impl Problems {
-    /// Line and column (from 1, in characters) of a byte offset.
+    /// The text in which a place lies, with its line and column there (from 1, in characters).
     #[must_use]
-    pub fn position(&self, offset: usize) -> (usize, usize) {
-        let mut offset = offset.min(self.text.len());
-        while !self.text.is_char_boundary(offset) {
+    pub fn position(&self, place: usize) -> (&str, &str, usize, usize) {
+        let text = self.texts.iter().rev().find(|text| text.base <= place).or(self.texts.first());
+        let Some(source) = text else { return ("", "", 1, 1) };
+        let mut offset = (place - source.base.min(place)).min(source.text.len());
+        while !source.text.is_char_boundary(offset) {
             offset -= 1;
         }
-        let before = &self.text[..offset];
+        let before = &source.text[..offset];
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+        let (line, column) = (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1);
+        (&source.name, &source.text, line, column)
     }
 }
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for problem in self.list.iter().take(MOST_SHOWN) {
-            let (line, column) = self.position(problem.span.start);
+            let (file, text, line, column) = self.position(problem.span.start);
             writeln!(f, "error: {}", problem.message)?;
-            writeln!(f, "  --> {}:{line}:{column}", self.file)?;
-            if let Some(text) = self.text.lines().nth(line - 1) {
+            writeln!(f, "  --> {file}:{line}:{column}")?;
+            if let Some(text) = text.lines().nth(line - 1) {
                 let gutter = line.to_string().len();
                 let text: String =
                     text.chars().take(160).map(|c| if c.is_control() { ' ' } else { c }).collect();
@@ -115,10 +141,11 @@ impl fmt::Display for Problems {
         }
         let (shown, all) = (self.list.len().min(MOST_SHOWN), self.list.len());
         let noun = if all == 1 { "problem" } else { "problems" };
+        let file = self.texts.first().map_or("", |text| text.name.as_str());
         if shown < all {
-            write!(f, "{all} {noun} in {}; the first {shown} are shown", self.file)
+            write!(f, "{all} {noun} in {file}; the first {shown} are shown")
         } else {
-            write!(f, "{all} {noun} in {}", self.file)
+            write!(f, "{all} {noun} in {file}")
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Scope<'a> {
     pub(super) sources: &'a [(String, Vec<String>)],
     /// Names of secrets.
     pub(super) secrets: &'a [String],
+    /// What `setup` yields.
+    pub(super) setup: &'a [String],
 }
 
 /// What compiles templates.
@@ -157,7 +159,7 @@ impl Templates<'_> {
     ) -> Option<()> {
         let expression = compile(text, span, sink)?;
         self.check_names(&expression, span, sink)?;
-        if expression.names().iter().all(|name| Constants::is_constant(name)) && !expression.draws() {
+        if expression.names().iter().all(|name| Constants::is_constant(name)) && expression.is_pure() {
             let value = self.constants.evaluate(&expression, span, sink)?;
             builder.literal(&match encoding {
                 Encoding::Text => text_of(&value).into_owned(),
@@ -188,10 +190,11 @@ impl Templates<'_> {
                     continue;
                 }
                 let message = match name.as_str() {
-                    "setup" | "sent" => format!("`{name}` is not supported yet by this version"),
+                    "sent" => format!("`{name}` is not supported yet by this version"),
                     _ => format!("`{name}` is not known here"),
                 };
-                let known = self.scope.slots.iter().map(String::as_str);
+                let mut known: Vec<&str> = self.scope.slots.iter().map(String::as_str).collect();
+                expression::known_functions().for_each(|function| known.push(function));
                 let hint = suggest(name, known).unwrap_or_default();
                 sink.add_with_hint(span, message, hint);
             }
@@ -200,6 +203,7 @@ impl Templates<'_> {
                 "user" => Some(vec!["index", "id"]),
                 "last" => Some(vec!["status", "headers", "json", "body"]),
                 "run" => Some(vec!["id"]),
+                "setup" => Some(self.scope.setup.iter().map(String::as_str).collect()),
                 "secrets" => Some(self.scope.secrets.iter().map(String::as_str).collect()),
                 name => self
                     .scope
@@ -212,6 +216,9 @@ impl Templates<'_> {
             for member in members(text, name) {
                 if !known.contains(&member) {
                     good = false;
+                    if name == "setup" && self.perhaps.contains(member) {
+                        continue;
+                    }
                     let hint = suggest(member, known.iter().copied())
                         .unwrap_or_else(|| "nothing is declared there".to_owned());
                     sink.add_with_hint(span, format!("`{name}` has no `{member}`"), hint);

@@ -78,19 +78,21 @@ impl Node {
     }
 }
 
-/// Parses one document. `None` where it could not be read to its end; the sink says why.
-pub(super) fn parse(text: &str, sink: &mut Sink) -> Option<Node> {
+/// Parses one document whose first byte has the place `base`. `None` where it could not be read to its end; the
+/// sink says why.
+pub(super) fn parse(text: &str, base: usize, sink: &mut Sink) -> Option<Node> {
+    let here = Span { start: base, length: 0 };
     if text.len() > MOST_BYTES {
         let message = format!("the scenario has {} bytes; at most 4 MiB (4,194,304) are read", text.len());
-        sink.add_with_hint(Span::default(), message, "put data into CSV files; they are read apart");
+        sink.add_with_hint(here, message, "put data into CSV files; they are read apart");
         return None;
     }
     if let Some(at) = text.find('\0') {
-        sink.add(Span { start: at, length: 1 }, "there is a NUL byte in the text");
+        sink.add(here.part(at, 1), "there is a NUL byte in the text");
         return None;
     }
     let builder = Builder {
-        places: Places::new(text),
+        places: Places::new(text, base),
         stack: Vec::new(),
         anchors: HashMap::new(),
         nodes: 0,
@@ -120,12 +122,13 @@ impl Builder {
             let (event, span) = match event {
                 Ok(event) => event,
                 Err(error) => {
-                    let start = self.places.byte(error.marker().index());
-                    let hint = hint_for(text, start);
+                    let at = self.places.byte(error.marker().index());
+                    let hint = hint_for(text, at);
                     let message = format!("this is not valid YAML: {}", error.info());
+                    let span = Span { start: self.places.base + at, length: 1 };
                     match hint {
-                        Some(hint) => sink.add_with_hint(Span { start, length: 1 }, message, hint),
-                        None => sink.add(Span { start, length: 1 }, message),
+                        Some(hint) => sink.add_with_hint(span, message, hint),
+                        None => sink.add(span, message),
                     }
                     return None;
                 }
@@ -149,7 +152,7 @@ impl Builder {
         }
         if self.root.is_none() {
             sink.add_with_hint(
-                Span::default(),
+                Span { start: self.places.base, length: 0 },
                 "the scenario is empty",
                 "`loadgrid schema` tells what it may hold; see also scenarios/quickstart.yaml",
             );
@@ -285,16 +288,18 @@ struct Places {
     /// Byte offset of each character; empty where all are ASCII.
     offsets: Vec<u32>,
     length: usize,
+    /// The place of the text's first byte.
+    base: usize,
 }
 
 impl Places {
-    fn new(text: &str) -> Self {
+    fn new(text: &str, base: usize) -> Self {
         let offsets = if text.is_ascii() {
             Vec::new()
         } else {
             text.char_indices().map(|(at, _)| u32::try_from(at).unwrap_or(u32::MAX)).collect()
         };
-        Self { offsets, length: text.len() }
+        Self { offsets, length: text.len(), base }
     }
 
     fn byte(&self, index: usize) -> usize {
@@ -306,6 +311,6 @@ impl Places {
 
     fn span(&self, span: &YamlSpan) -> Span {
         let start = self.byte(span.start.index());
-        Span { start, length: self.byte(span.end.index()).saturating_sub(start) }
+        Span { start: self.base + start, length: self.byte(span.end.index()).saturating_sub(start) }
     }
 }

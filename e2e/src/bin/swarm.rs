@@ -70,6 +70,7 @@ struct Simulated {
 
 struct Running {
     begin: Begin,
+    zero: Moment,
     length: Duration,
     reported: Duration,
 }
@@ -136,14 +137,17 @@ impl Simulated {
                     Effect::Begin(begin) => {
                         let plan = self.plan.as_ref().and_then(|plan| plan.phases.get(begin.phase as usize));
                         let length = plan.map(plan::Phase::length).unwrap_or_default();
-                        let reported = begin.zero.since(begin.run_zero);
-                        self.running = Some(Running { begin, length, reported });
+                        let zero = begin.zero.unwrap_or(begin.run_zero);
+                        let reported = zero.since(begin.run_zero);
+                        self.running = Some(Running { begin, zero, length, reported });
                     }
-                    Effect::Drain | Effect::Abort => {
+                    Effect::Drain | Effect::Abort | Effect::EndPhase { .. } => {
                         if let Some(running) = &mut self.running {
                             running.length = Duration::ZERO;
                         }
                     }
+                    // The swarm's plan has open loads only.
+                    Effect::Zero { .. } | Effect::Block(_) | Effect::Turn(_) => {}
                     Effect::Forget => self.running = None,
                     Effect::Rejected(reason) => anyhow::bail!("{} is turned away: {reason}", self.name),
                 }
@@ -161,7 +165,7 @@ impl Simulated {
         }
         let (from, phase) = (running.reported, running.begin.phase);
         running.reported = edge;
-        let over = running.begin.run_zero + edge >= running.begin.zero + running.length;
+        let over = running.begin.run_zero + edge >= running.zero + running.length;
         let steps = self.plan.as_ref().map_or(0, |plan| plan.steps.len());
         let measures = self.invent(u32::try_from(steps)?);
         let measured =

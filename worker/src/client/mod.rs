@@ -4,10 +4,14 @@
 //! [`HttpClient`]; which one a user gets is decided once, when its life begins.
 
 mod classify;
+mod connections;
 mod reqwest;
+mod settings;
 mod trace;
 
-pub use self::reqwest::{ClientError, ClientSettings, ReqwestClient};
+pub use self::connections::{ConnectionSource, Connections, SharedPool};
+pub use self::reqwest::ReqwestClient;
+pub use self::settings::{ClientError, ClientOptions, ClientSettings, TlsOptions};
 
 use std::time::Duration;
 
@@ -59,6 +63,22 @@ pub struct Exchange {
     pub bytes_received: u64,
     /// The answer, or why there is none.
     pub outcome: Result<Answer, ErrorKind>,
+}
+
+impl Exchange {
+    /// One that did not come about.
+    pub(crate) const fn failed(at: Moment, kind: ErrorKind) -> Self {
+        Self {
+            sent: at,
+            first_byte: None,
+            done: at,
+            connect: None,
+            tls: None,
+            bytes_sent: 0,
+            bytes_received: 0,
+            outcome: Err(kind),
+        }
+    }
 }
 
 /// Sends requests one after the other, on connections of its own.

@@ -5,71 +5,47 @@
 //! from the environment.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use loadgrid_common::plan;
 use loadgrid_common::process::now;
 use loadgrid_common::stats::ErrorKind;
-use loadgrid_common::targets::AllowedTargets;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
 use rustls::pki_types::ServerName;
 
-use super::classify::{NotAllowed, NotResolved, classify};
+use super::classify::{NotAllowed, NotResolved, classify, timed_out};
 use super::trace::{Trace, TraceLayer};
-use super::{Answer, Exchange, HttpClient, Request, message_bytes};
-
-/// What all clients of a run share.
-#[derive(Clone, Debug)]
-pub struct ClientSettings {
-    /// Until a connection stands.
-    pub connect_timeout: Duration,
-    /// Hosts that may be sent load.
-    pub allowed: Arc<AllowedTargets>,
-    tls: Arc<rustls::ClientConfig>,
-}
-
-/// Why clients cannot be made.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// TLS cannot be set up.
-    #[error("cannot set up TLS")]
-    Tls(#[from] rustls::Error),
-    /// The HTTP client cannot be set up.
-    #[error("cannot set up the HTTP client")]
-    Http(#[from] reqwest::Error),
-}
-
-impl ClientSettings {
-    /// Settings for a run. Reads the system's certificates, so make them once.
-    ///
-    /// # Errors
-    /// Where TLS cannot be set up.
-    pub fn new(connect_timeout: Duration, allowed: AllowedTargets) -> Result<Self, ClientError> {
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in rustls_native_certs::load_native_certs().certs {
-            // A certificate of the system that cannot be read is not one we could trust.
-            if let Err(error) = roots.add(certificate) {
-                tracing::debug!(%error, "a system certificate cannot be read");
-            }
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(Self { connect_timeout, allowed: Arc::new(allowed), tls: Arc::new(tls) })
-    }
-}
+use super::{Answer, ClientError, ClientSettings, Exchange, HttpClient, Request, message_bytes};
 
 /// See the module.
 #[derive(Debug)]
 pub struct ReqwestClient {
     client: reqwest::Client,
+    settings: ClientSettings,
     trace: Arc<Trace>,
-    allowed: Arc<AllowedTargets>,
+    /// The host that is meant where `sni` names another one.
+    meant: Arc<Meant>,
+}
+
+/// With `sni` the library sees that name as the host; this is the one to connect to.
+#[derive(Debug, Default)]
+struct Meant(Mutex<Option<String>>);
+
+impl Meant {
+    fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets the host; says whether it was another one before.
+    fn set(&self, host: &str) -> bool {
+        let mut meant = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = meant.as_deref().is_some_and(|known| known != host);
+        *meant = Some(host.to_owned());
+        changed
+    }
 }
 
 impl ReqwestClient {
@@ -78,64 +54,99 @@ impl ReqwestClient {
     /// # Errors
     /// Where the library refuses its settings.
     pub fn new(settings: &ClientSettings) -> Result<Self, ClientError> {
-        let trace = Arc::new(Trace::default());
-        let mut tls = (*settings.tls).clone();
-        let sessions = UserSessions { inner: ClientSessionMemoryCache::new(8), trace: trace.clone() };
-        tls.resumption = Resumption::store(Arc::new(sessions));
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .retry(reqwest::retry::never())
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .connect_timeout(settings.connect_timeout)
-            .pool_idle_timeout(Duration::from_secs(90))
-            .tcp_nodelay(true)
-            .dns_resolver(Arc::new(CheckedResolver { allowed: settings.allowed.clone() }))
-            .connector_layer(TraceLayer(trace.clone()))
-            .build()?;
-        Ok(Self { client, trace, allowed: settings.allowed.clone() })
+        let (trace, meant) = (Arc::new(Trace::default()), Arc::new(Meant::default()));
+        let client = build(settings, &trace, &meant)?;
+        Ok(Self { client, settings: settings.clone(), trace, meant })
+    }
+
+    /// Lets the library ask for the name that `sni` says, and keeps the host that is meant.
+    fn mask(&mut self, request: &mut Request) -> Result<(), ErrorKind> {
+        let Some(sni) = self.settings.options.tls.sni.clone() else { return Ok(()) };
+        let host = request.url.host_str().unwrap_or_default().to_owned();
+        if request.url.scheme() != "https" || host == sni {
+            return Ok(());
+        }
+        let authority = match request.url.port() {
+            Some(port) => format!("{host}:{port}"),
+            None => host.clone(),
+        };
+        if let Ok(value) = http::HeaderValue::from_str(&authority) {
+            request.headers.entry(http::header::HOST).or_insert(value);
+        }
+        if self.meant.set(&authority) {
+            // Connections to another host stand under the same name.
+            self.client = build(&self.settings, &self.trace, &self.meant).map_err(|_| ErrorKind::Request)?;
+        }
+        request.url.set_host(Some(&sni)).map_err(|_| ErrorKind::Request)
     }
 }
 
+fn build(
+    settings: &ClientSettings,
+    trace: &Arc<Trace>,
+    meant: &Arc<Meant>,
+) -> Result<reqwest::Client, ClientError> {
+    let mut tls = (*settings.tls).clone();
+    let sessions = UserSessions { inner: ClientSessionMemoryCache::new(8), trace: trace.clone() };
+    tls.resumption = Resumption::store(Arc::new(sessions));
+    let mut builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .retry(reqwest::retry::never())
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(settings.options.connect_timeout)
+        .pool_idle_timeout(settings.options.idle)
+        .tcp_nodelay(true)
+        .dns_resolver(Arc::new(CheckedResolver { settings: settings.clone(), meant: meant.clone() }))
+        .connector_layer(TraceLayer(trace.clone()));
+    builder = match settings.options.version {
+        plan::HttpVersion::Auto => builder,
+        plan::HttpVersion::Http1 => builder.http1_only(),
+        plan::HttpVersion::Http2 => builder.http2_prior_knowledge(),
+    };
+    if settings.options.connections == plan::Connections::New {
+        builder = builder.pool_max_idle_per_host(0);
+    }
+    Ok(builder.build()?)
+}
+
 impl HttpClient for ReqwestClient {
-    async fn exchange(&mut self, request: Request, limit: Duration, max_body: u64) -> Exchange {
+    async fn exchange(&mut self, mut request: Request, limit: Duration, max_body: u64) -> Exchange {
         let began = now();
         self.trace.reset();
         let body_bytes = request.body.as_ref().map_or(0, |body| body.len() as u64);
         let first_line = request.method.as_str().len() + request.url.path().len() + 12;
         let bytes_sent = message_bytes(first_line, &request.headers, body_bytes);
-        let mut exchange = Exchange {
-            sent: began,
-            first_byte: None,
-            done: began,
-            connect: None,
-            tls: None,
-            bytes_sent,
-            bytes_received: 0,
-            outcome: Err(ErrorKind::NotAllowed),
-        };
+        let mut exchange = Exchange { bytes_sent, ..Exchange::failed(began, ErrorKind::NotAllowed) };
         // The library asks its resolver for names only; an address in the url is checked here.
         let is_address = matches!(request.url.host(), Some(url::Host::Ipv4(_) | url::Host::Ipv6(_)));
-        if is_address && !self.allowed.allows_host(request.url.host_str().unwrap_or_default()) {
+        let allowed = &self.settings.allowed;
+        if is_address && !allowed.allows_host(request.url.host_str().unwrap_or_default()) {
+            return exchange;
+        }
+        if let Err(kind) = self.mask(&mut request) {
+            exchange.outcome = Err(kind);
             return exchange;
         }
         let attempt =
             tokio::time::timeout(limit, perform(&self.client, request, max_body, &mut exchange)).await;
         exchange.done = now();
-        if let Some(opened) = self.trace.opened() {
+        let opened = self.trace.opened();
+        if let Some(opened) = opened {
             exchange.sent = opened.done.max(began);
             exchange.connect = Some(opened.connect);
             exchange.tls = opened.tls;
         }
+        let answering = exchange.first_byte.is_some();
         exchange.outcome = match attempt {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(Failure::TooLarge)) => Err(ErrorKind::BodyTooLarge),
             Ok(Err(Failure::Client(error))) => {
                 tracing::trace!(?error, "an exchange failed");
-                Err(classify(&error, &self.trace))
+                Err(classify(&error, &self.trace, answering))
             }
-            Err(_) => Err(ErrorKind::Timeout),
+            Err(_) => Err(timed_out(&self.trace, answering)),
         };
         exchange
     }
@@ -180,22 +191,37 @@ async fn perform(
 /// Resolves names and lets pass only addresses that may be sent load.
 #[derive(Debug)]
 struct CheckedResolver {
-    allowed: Arc<AllowedTargets>,
+    settings: ClientSettings,
+    meant: Arc<Meant>,
 }
 
 impl Resolve for CheckedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let allowed = self.allowed.clone();
+        let (settings, meant) = (self.settings.clone(), self.meant.get());
         Box::pin(async move {
-            let name = name.as_str().to_owned();
-            let found =
-                tokio::net::lookup_host((name.as_str(), 0)).await.map(Iterator::collect::<Vec<SocketAddr>>);
+            let mut name = name.as_str().to_owned();
+            if settings.options.tls.sni.as_deref() == Some(name.as_str())
+                && let Some(meant) = meant
+            {
+                // Without its port, which the library adds.
+                name = match meant.rsplit_once(':') {
+                    Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host.to_owned(),
+                    _ => meant,
+                };
+            }
+            let found = match settings.address_of(&name) {
+                Some(address) => Ok(vec![SocketAddr::new(address, 0)]),
+                None => {
+                    let host = name.trim_matches(['[', ']']);
+                    tokio::net::lookup_host((host, 0)).await.map(Iterator::collect::<Vec<SocketAddr>>)
+                }
+            };
             let found = match found {
                 Ok(found) => found,
                 Err(source) => return Err(NotResolved { name, source }.into()),
             };
             let passed: Vec<SocketAddr> =
-                found.into_iter().filter(|address| allowed.allows(&name, address.ip())).collect();
+                found.into_iter().filter(|address| settings.allowed.allows(&name, address.ip())).collect();
             if passed.is_empty() {
                 return Err(NotAllowed(name).into());
             }

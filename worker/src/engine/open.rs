@@ -1,14 +1,17 @@
 //! The open model: arrivals come at their own rate, whatever the target does.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use loadgrid_common::process::now;
-use loadgrid_common::schedule::{Arrivals, Stripe};
+use loadgrid_common::schedule::Arrivals;
 use loadgrid_common::time::Moment;
+use tokio_util::task::TaskTracker;
 
-use super::phase::{Alive, Phase};
-use super::user::{Ended, Identity, Pass, VirtualUser};
+use super::phase::{LoadShare, Phase};
+use super::seat::{Begun, Seat};
+use super::user::{Ended, Pass};
 
 /// Arrivals handed out between two looks at other work, where the pacer is behind.
 const BREATH: u64 = 64;
@@ -16,12 +19,11 @@ const BREATH: u64 = 64;
 /// One open load on one thread.
 pub(super) struct OpenLoad {
     phase: Rc<Phase>,
-    number: u32,
-    kind: usize,
-    identity_base: u64,
-    stripe: Stripe,
+    share: LoadShare,
     /// Users this thread may have.
     most_users: u64,
+    /// Whether arrivals wait for a free user.
+    queues: bool,
     pool: RefCell<Pool>,
 }
 
@@ -30,53 +32,68 @@ pub(super) struct OpenLoad {
 struct Pool {
     free: Vec<Seat>,
     made: u64,
-}
-
-/// A user's place: it keeps its identity, also between lives.
-struct Seat {
-    identity: Identity,
-    life: u64,
-    user: Option<(Box<VirtualUser>, Alive)>,
+    /// Arrivals that wait for a user, first come first served: number and intended start.
+    waiting: VecDeque<(u64, Moment)>,
 }
 
 impl OpenLoad {
-    pub(super) fn new(
-        phase: Rc<Phase>,
-        number: u32,
-        kind: usize,
-        identity_base: u64,
-        max_vus: u64,
-        stripe: Stripe,
-    ) -> Rc<Self> {
-        let most_users = stripe.count_below(max_vus);
-        Rc::new(Self { phase, number, kind, identity_base, stripe, most_users, pool: RefCell::default() })
+    pub(super) fn new(phase: Rc<Phase>, share: LoadShare, queues: bool) -> Rc<Self> {
+        let most_users = share.users_here();
+        Rc::new(Self { phase, share, most_users, queues, pool: RefCell::default() })
+    }
+
+    /// Lets the first users of the grid begin their lives, as far as they are this thread's.
+    pub(super) async fn prepare(self: Rc<Self>, users: u64) {
+        let preparing = TaskTracker::new();
+        for _ in 0..self.share.stripe.count_below(users) {
+            let Some(mut seat) = self.seat() else { break };
+            let load = self.clone();
+            preparing.spawn_local(async move {
+                let ending = load.phase.stops.ending.clone();
+                tokio::select! {
+                    biased;
+                    () = ending.cancelled() => {}
+                    begun = seat.begin(&load.phase, now()) => {
+                        if begun == Begun::Not(Ended::Run) {
+                            load.phase.thread.end_run.set(true);
+                        }
+                    }
+                }
+                load.pool.borrow_mut().free.push(seat);
+            });
+        }
+        preparing.close();
+        preparing.wait().await;
     }
 
     /// Hands out this thread's arrivals, each at its intended start and never before; then ends its users.
     pub(super) async fn run(self: Rc<Self>, mut arrivals: Arrivals) {
         let recorder = &self.phase.thread.recorder;
+        let number = self.share.number;
         let total = arrivals.curve().total();
-        let share = self.stripe.count_below(total);
-        let serving = tokio_util::task::TaskTracker::new();
+        let share = self.share.stripe.count_below(total);
+        let serving = TaskTracker::new();
         for n in 0..share {
-            let Some((arrival, at)) = self.stripe.nth(n).and_then(|i| Some((i, arrivals.intended(i)?)))
+            let Some((arrival, at)) = self.share.stripe.nth(n).and_then(|i| Some((i, arrivals.intended(i)?)))
             else {
                 break;
             };
             if !self.phase.until_arrival(at).await {
-                recorder.never_started(self.number, share - n);
+                recorder.never_started(number, share - n);
                 break;
             }
             if !self.phase.may_start() {
                 // Fenced: the arrival is not late, it is lost.
-                recorder.never_started(self.number, 1);
+                recorder.never_started(number, 1);
                 continue;
             }
+            let due = self.phase.zero() + at;
             match self.seat() {
                 Some(seat) => {
-                    serving.spawn_local(self.clone().serve(seat, arrival, self.phase.zero + at));
+                    serving.spawn_local(self.clone().serve(seat, arrival, due));
                 }
-                None => recorder.dropped(self.number),
+                None if self.queues => self.pool.borrow_mut().waiting.push_back((arrival, due)),
+                None => recorder.dropped(number),
             }
             if n % BREATH == BREATH - 1 {
                 tokio::task::yield_now().await;
@@ -84,15 +101,15 @@ impl OpenLoad {
         }
         serving.close();
         serving.wait().await;
-        let seats = std::mem::take(&mut self.pool.borrow_mut().free);
-        for seat in seats {
-            if let Some((mut user, alive)) = seat.user {
-                let phase = self.phase.clone();
-                serving.spawn_local(async move {
-                    phase.stop_user(&mut user).await;
-                    drop(alive);
-                });
-            }
+        let (seats, left) = {
+            let mut pool = self.pool.borrow_mut();
+            (std::mem::take(&mut pool.free), pool.waiting.len() as u64)
+        };
+        // Whoever still waits when the last user is cut off found no free user.
+        recorder.dropped_many(number, left);
+        for mut seat in seats {
+            let phase = self.phase.clone();
+            serving.spawn_local(async move { seat.leave(&phase).await });
         }
         serving.wait().await;
     }
@@ -102,67 +119,64 @@ impl OpenLoad {
         if let Some(seat) = pool.free.pop() {
             return Some(seat);
         }
-        let n = pool.made;
-        let index = self.stripe.nth(n).filter(|_| n < self.most_users)?;
-        pool.made += 1;
-        let identity =
-            Identity { kind: self.kind, index: self.identity_base + index, phase: self.phase.index };
-        Some(Seat { identity, life: 0, user: None })
+        loop {
+            let n = pool.made;
+            let place = self.share.stripe.nth(n).filter(|_| n < self.most_users)?;
+            pool.made += 1;
+            let seat = Seat::new(self.share.identity(&self.phase, place));
+            if seat.has_rows(&self.phase, Pass::Life { life: 0, stop: false }) {
+                return Some(seat);
+            }
+        }
     }
 
-    async fn serve(self: Rc<Self>, mut seat: Seat, arrival: u64, due: Moment) {
-        let guard = self.phase.thread.recorder.iteration(self.number, now().since(due));
+    /// Serves an arrival, and whoever waits behind it.
+    async fn serve(self: Rc<Self>, mut seat: Seat, mut arrival: u64, mut due: Moment) {
         let cut = self.phase.stops.cut.clone();
-        let outcome = tokio::select! {
-            biased;
-            () = cut.cancelled() => None,
-            outcome = self.iterate(&mut seat, arrival, due) => Some(outcome),
-        };
-        let Some((ok, ended)) = outcome else {
-            // Its request in the air is dropped, and the guard counts its iteration; its life still ends in order.
-            self.pool.borrow_mut().free.push(seat);
-            return;
-        };
-        guard.end(ok, now().since(due));
-        match ended {
-            Ended::Complete | Ended::Iteration => {}
-            Ended::User => self.end_life(&mut seat).await,
-            Ended::Run => self.phase.thread.end_run.set(true),
+        loop {
+            let pass = Pass::Arrival { load: self.share.key(&self.phase), arrival };
+            if !seat.has_rows(&self.phase, pass) {
+                // Rows are taken in turn and there is none left: nobody serves this arrival or a later one.
+                self.phase.thread.recorder.dropped(self.share.number);
+                break;
+            }
+            let guard = self.phase.thread.recorder.iteration(self.share.number, now().since(due));
+            let outcome = tokio::select! {
+                biased;
+                () = cut.cancelled() => None,
+                outcome = self.iterate(&mut seat, pass, due) => Some(outcome),
+            };
+            // Cut: its request in the air is dropped, and the guard counts its iteration; its life still ends in order.
+            let Some((ok, ended)) = outcome else { break };
+            guard.end(ok, now().since(due));
+            match ended {
+                Ended::Complete | Ended::Iteration => {}
+                Ended::User => seat.end(&self.phase).await,
+                Ended::Run => self.phase.thread.end_run.set(true),
+            }
+            let next = if self.may_serve() { self.pool.borrow_mut().waiting.pop_front() } else { None };
+            let Some(next) = next else { break };
+            (arrival, due) = next;
         }
         self.pool.borrow_mut().free.push(seat);
     }
 
-    async fn iterate(&self, seat: &mut Seat, arrival: u64, due: Moment) -> (bool, Ended) {
-        let load = u64::from(self.phase.index) << 32 | u64::from(self.number);
-        let mut body_due = due;
-        if seat.user.is_none() {
-            let user = match VirtualUser::new(&self.phase.thread, seat.identity, seat.life) {
-                Ok(user) => user,
-                Err(error) => {
-                    self.phase.thread.recorder.scenario_error(&format!("a user cannot be made: {error}"));
-                    return (false, Ended::Complete);
-                }
-            };
-            let (user, _) = seat.user.insert((Box::new(user), self.phase.alive()));
-            let started = user.start(due).await;
-            if started.waited {
-                // The arrival's wait stands in the first exchange of `start`; the loop is due now.
-                body_due = now();
-            }
-            if started.ended != Ended::Complete {
-                self.end_life(seat).await;
-                return (false, if started.ended == Ended::Run { Ended::Run } else { Ended::Iteration });
-            }
-        }
-        let Some((user, _)) = &mut seat.user else { return (false, Ended::Complete) };
-        let result = user.iterate(Pass::Arrival { load, arrival }, body_due).await;
-        (result.ok, result.ended)
+    /// Whether an arrival that waited may still be started.
+    fn may_serve(&self) -> bool {
+        !self.phase.stops.cut.is_cancelled()
+            && !self.phase.stops.draining.is_cancelled()
+            && self.phase.may_start()
     }
 
-    async fn end_life(&self, seat: &mut Seat) {
-        if let Some((mut user, _alive)) = seat.user.take() {
-            self.phase.stop_user(&mut user).await;
-        }
-        seat.life += 1;
+    async fn iterate(&self, seat: &mut Seat, pass: Pass, due: Moment) -> (bool, Ended) {
+        let body_due = match seat.begin(&self.phase, due).await {
+            // The arrival's wait stands in the first exchange of `start`; the loop is due now.
+            Begun::Ready { waited: true } => now(),
+            Begun::Ready { waited: false } => due,
+            Begun::Not(Ended::Run) => return (false, Ended::Run),
+            Begun::Not(_) => return (false, Ended::Iteration),
+        };
+        let result = seat.iterate(pass, body_due).await;
+        (result.ok, result.ended)
     }
 }

@@ -1,41 +1,64 @@
 //! One phase on one load thread: from its zero to the end of its last user.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use loadgrid_common::expression::Value;
 use loadgrid_common::lease::Lease;
-use loadgrid_common::plan::LoadView;
+use loadgrid_common::plan::{self, LoadView, PhaseKind};
 use loadgrid_common::process::{Timer, now};
 use loadgrid_common::schedule::Stripe;
 use loadgrid_common::time::Moment;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::cap::Caps;
+use super::grants::Grants;
+use super::open::OpenLoad;
 use super::program::Program;
-use super::{closed, open};
-use crate::client::ClientSettings;
+use super::seat::{Seat, Survivor};
+use super::user::Identity;
+use super::{closed, counted};
+use crate::client::ConnectionSource;
 use crate::record::Recorder;
+
+/// How long a fenced user waits before it looks at its lease again.
+const FENCED_PAUSE: Duration = Duration::from_millis(50);
 
 /// What all users of a load thread share.
 pub(super) struct Thread {
     pub(super) program: Arc<Program>,
     pub(super) timer: Timer,
     pub(super) recorder: Recorder,
-    pub(super) client_settings: ClientSettings,
+    pub(super) connections: ConnectionSource,
     pub(super) default_headers: http::HeaderMap,
     pub(super) secrets: Value,
     pub(super) run_value: Value,
     pub(super) run_hash: u64,
     pub(super) seed: u64,
     pub(super) lease: Arc<Lease>,
+    pub(super) caps: Caps,
+    pub(super) grants: Grants,
+    /// What `setup` yielded.
+    pub(super) setup: RefCell<Value>,
+    /// Setup has failed: a value that is missing in teardown is a consequence.
+    pub(super) after_failure: Cell<bool>,
+    /// What this thread's `setup` yielded as JSON, and why it failed, where it did.
+    pub(super) yielded: RefCell<Option<(String, String)>>,
+    /// Users that live on from the phase before.
+    pub(super) survivors: RefCell<Survivors>,
     /// Users alive now.
     pub(super) users: Cell<u32>,
     /// Set by `end: run`.
     pub(super) end_run: Cell<bool>,
 }
+
+/// Users between two phases, by type and index.
+pub(super) type Survivors = HashMap<(usize, u64), Survivor>;
 
 /// How a phase is told to stop.
 #[derive(Clone, Debug, Default)]
@@ -72,19 +95,87 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 pub(super) struct Phase {
     pub(super) thread: Rc<Thread>,
     pub(super) index: u32,
-    /// Phase zero on the monotonic clock.
-    pub(super) zero: Moment,
+    /// Phase zero on the monotonic clock; while users are prepared, nobody knows it.
+    pub(super) zero: Cell<Moment>,
     pub(super) stops: Stops,
     pub(super) users: TaskTracker,
+    /// Users of the phase before that nobody has taken over yet.
+    pub(super) inherited: RefCell<Survivors>,
+}
+
+/// This thread's share of a load.
+#[derive(Clone, Debug)]
+pub(super) struct LoadShare {
+    /// The load's number in its phase.
+    pub(super) number: u32,
+    /// Index of the type of user.
+    pub(super) kind: usize,
+    pub(super) identity_base: u64,
+    /// Users of the whole load.
+    pub(super) users: u64,
+    pub(super) stripe: Stripe,
+}
+
+impl LoadShare {
+    /// Users that this thread may have.
+    pub(super) fn users_here(&self) -> u64 {
+        self.stripe.count_below(self.users)
+    }
+
+    /// The identity of the user at a place of the load.
+    pub(super) const fn identity(&self, phase: &Phase, place: u64) -> Identity {
+        Identity {
+            kind: self.kind,
+            index: self.identity_base + place,
+            place,
+            users: self.users,
+            phase: phase.index,
+        }
+    }
+
+    /// The load's number in the run, for randomness.
+    pub(super) fn key(&self, phase: &Phase) -> u64 {
+        u64::from(phase.index) << 32 | u64::from(self.number)
+    }
 }
 
 impl Phase {
+    /// Phase zero on the monotonic clock.
+    pub(super) const fn zero(&self) -> Moment {
+        self.zero.get()
+    }
+
+    fn plan(&self) -> Option<&plan::Phase> {
+        self.thread.program.plan.phases.get(self.index as usize)
+    }
+
+    /// What kind of phase it is.
+    pub(super) fn kind(&self) -> PhaseKind {
+        self.plan().map_or(PhaseKind::Load, plan::Phase::kind)
+    }
+
+    /// Whether its users go on in the next phase; not where it was ended before its time.
+    pub(super) fn users_live_on(&self) -> bool {
+        let next = self.thread.program.plan.phases.get(self.index as usize + 1);
+        next.is_some_and(|next| next.continues) && !self.stops.draining.is_cancelled()
+    }
+
+    /// Takes over the user of the phase before with this identity.
+    pub(super) fn adopt(&self, identity: &Identity) -> Option<Survivor> {
+        self.inherited.borrow_mut().remove(&(identity.kind, identity.index))
+    }
+
+    /// Keeps a user for the next phase.
+    pub(super) fn keep(&self, identity: &Identity, survivor: Survivor) {
+        self.thread.survivors.borrow_mut().insert((identity.kind, identity.index), survivor);
+    }
+
     /// Waits until `at` after phase zero. Returns whether the phase goes on.
     pub(super) async fn until(&self, at: Duration) -> bool {
         tokio::select! {
             biased;
             () = self.stops.ending.cancelled() => false,
-            () = self.thread.timer.sleep_until(self.zero + at) => !self.stops.ending.is_cancelled(),
+            () = self.thread.timer.sleep_until(self.zero() + at) => !self.stops.ending.is_cancelled(),
         }
     }
 
@@ -94,13 +185,18 @@ impl Phase {
         tokio::select! {
             biased;
             () = self.stops.draining.cancelled() => false,
-            () = self.thread.timer.sleep_until(self.zero + at) => !self.stops.cut.is_cancelled(),
+            () = self.thread.timer.sleep_until(self.zero() + at) => !self.stops.cut.is_cancelled(),
         }
     }
 
     /// Whether the worker still has its lease.
     pub(super) fn may_start(&self) -> bool {
         self.thread.lease.holds(loadgrid_common::process::boot_now())
+    }
+
+    /// A pause of a fenced user.
+    pub(super) async fn fenced_pause(&self) {
+        self.thread.timer.sleep_until(now() + FENCED_PAUSE).await;
     }
 
     /// Carries out the end of a life, within its limit.
@@ -111,6 +207,8 @@ impl Phase {
             ended = tokio::time::timeout(STOP_LIMIT, user.stop()) => {
                 if ended.is_err() {
                     tracing::debug!("the end of a life took too long and was cut off");
+                } else {
+                    user.end_life();
                 }
             }
         }
@@ -120,6 +218,20 @@ impl Phase {
     pub(super) fn alive(&self) -> Alive {
         self.thread.users.set(self.thread.users.get() + 1);
         Alive(self.thread.clone())
+    }
+
+    /// Ends the lives of those users of the phase before for whom `surplus` says so.
+    async fn end_inherited(self: &Rc<Self>, surplus: impl Fn(&(usize, u64)) -> bool) {
+        let keys: Vec<(usize, u64)> =
+            self.inherited.borrow().keys().filter(|key| surplus(key)).copied().collect();
+        let ending = TaskTracker::new();
+        for key in keys {
+            let Some(survivor) = self.inherited.borrow_mut().remove(&key) else { continue };
+            let phase = self.clone();
+            ending.spawn_local(async move { survivor.end(&phase).await });
+        }
+        ending.close();
+        ending.wait().await;
     }
 }
 
@@ -132,31 +244,87 @@ impl Drop for Alive {
     }
 }
 
-/// Carries out a phase. `stripe` gives this thread's share of a set of users.
-pub(super) async fn run(phase: Rc<Phase>, stripe: impl Fn(u64) -> Stripe, seen_zero: impl FnOnce(i64)) {
+/// A load of the phase, with what was prepared for it.
+enum Prepared {
+    Open(Rc<OpenLoad>),
+    Counted(Vec<Seat>),
+    Nothing,
+}
+
+/// Makes ready what a load has before phase zero.
+async fn prepare(phase: &Rc<Phase>, share: &LoadShare, view: &LoadView) -> Prepared {
+    match view {
+        LoadView::Open { prepared, queue, .. } => {
+            let load = OpenLoad::new(phase.clone(), share.clone(), *queue);
+            load.clone().prepare(*prepared).await;
+            Prepared::Open(load)
+        }
+        LoadView::Counted(counted) if counted.at_once => {
+            Prepared::Counted(counted::prepare(phase, share).await)
+        }
+        LoadView::Counted(_) | LoadView::Closed { .. } | LoadView::Shared(_) | LoadView::Paced(_) => {
+            Prepared::Nothing
+        }
+    }
+}
+
+/// What a phase tells while it is carried out.
+pub(super) trait Listener {
+    /// Its prepared users wait for phase zero.
+    fn ready(&self);
+    /// The pacer saw phase zero, so many nanoseconds after it.
+    fn saw_zero(&self, seen_minus_zero_ns: i64);
+}
+
+/// Carries out a phase. `stripe` gives this thread's share of a set of users; `zero` comes where users are to be
+/// prepared before it.
+pub(super) async fn run(
+    phase: Rc<Phase>,
+    stripe: impl Fn(u64) -> Stripe,
+    zero: Option<oneshot::Receiver<Moment>>,
+    listener: impl Listener,
+) {
     let program = phase.thread.program.clone();
     let Some(plan) = program.plan.phases.get(phase.index as usize) else { return };
-    let loads: Vec<LoadView> = plan.loads.iter().filter_map(|load| load.view(plan).ok()).collect();
-    let length = loads.iter().map(LoadView::length).max().unwrap_or_default();
-    phase.thread.timer.sleep_until(phase.zero).await;
-    seen_zero(now().minus(phase.zero));
-    for (load, (number, view)) in plan.loads.iter().zip((0..).zip(loads)) {
-        let stripe = stripe(view.users());
-        let phase_of_load = phase.clone();
-        let (kind, identity_base) = (load.user as usize, load.identity_base);
-        match view {
-            LoadView::Closed { curve } => closed::spawn(&phase, number, kind, identity_base, &curve, &stripe),
-            LoadView::Open { max_vus, .. } => {
-                let Some(arrivals) = view.arrivals(program.plan.seed, phase.index, number) else { continue };
-                let load = open::OpenLoad::new(phase_of_load, number, kind, identity_base, max_vus, stripe);
-                phase.users.spawn_local(load.run(arrivals));
-            }
+    let views = (0..).zip(&plan.loads).filter_map(|(number, load)| {
+        let view = load.view(plan).ok()?;
+        let (users, kind) = (view.users(), load.user as usize);
+        let share =
+            LoadShare { number, kind, identity_base: load.identity_base, users, stripe: stripe(users) };
+        Some((share, view))
+    });
+    let views: Vec<(LoadShare, LoadView)> = views.collect();
+    let length = views.iter().map(|(_, view)| view.length()).max().unwrap_or_default();
+    let limit = views.iter().map(|(_, view)| view.limit()).max().unwrap_or_default();
+    // Users that have no place in this phase leave before it.
+    let has_place = |(kind, index): &(usize, u64)| {
+        let mut shares = views.iter().map(|(share, _)| share).filter(|share| share.kind == *kind);
+        shares.any(|share| (share.identity_base..share.identity_base + share.users).contains(index))
+    };
+    phase.end_inherited(|key| !has_place(key)).await;
+    let mut prepared = Vec::new();
+    for (share, view) in &views {
+        prepared.push(prepare(&phase, share, view).await);
+    }
+    if let Some(zero) = zero {
+        listener.ready();
+        tokio::select! {
+            biased;
+            () = phase.stops.ending.cancelled() => phase.zero.set(now()),
+            // Dropped where the thread is told to end; then everything is dropped.
+            at = zero => phase.zero.set(at.unwrap_or_else(|_| now())),
         }
+    }
+    if phase.until(Duration::ZERO).await {
+        listener.saw_zero(now().minus(phase.zero()));
+    }
+    for ((share, view), prepared) in views.iter().zip(prepared) {
+        spawn(&phase, share, view, prepared);
     }
     phase.users.close();
     let users = phase.users.clone();
     let clock = async {
-        let _goes_on = phase.until(length).await;
+        let _goes_on = phase.until(limit).await;
         phase.stops.ending.cancel();
         let began = now();
         phase.thread.timer.sleep_until(began + plan.graceful_stop()).await;
@@ -169,4 +337,24 @@ pub(super) async fn run(phase: Rc<Phase>, stripe: impl Fn(u64) -> Stripe, seen_z
     }
     // All users have ended, perhaps before the phase has: its length is part of the result.
     let _goes_on = phase.until(length).await;
+    phase.end_inherited(|_| true).await;
+}
+
+fn spawn(phase: &Rc<Phase>, share: &LoadShare, view: &LoadView, prepared: Prepared) {
+    let seed = phase.thread.program.plan.seed;
+    match (view, prepared) {
+        (LoadView::Open { .. }, Prepared::Open(load)) => {
+            if let Some(arrivals) = view.arrivals(seed, phase.index, share.number) {
+                phase.users.spawn_local(load.run(arrivals));
+            }
+        }
+        (LoadView::Open { .. }, _) => {}
+        (LoadView::Closed { curve }, _) => closed::spawn(phase, share, curve),
+        (LoadView::Counted(counted), prepared) => {
+            let seats = if let Prepared::Counted(seats) = prepared { seats } else { Vec::new() };
+            counted::spawn_counted(phase, share, counted, seats);
+        }
+        (LoadView::Shared(_), _) => counted::spawn_shared(phase, share, view.limit()),
+        (LoadView::Paced(curve), _) => counted::spawn_paced(phase, share, *curve),
+    }
 }

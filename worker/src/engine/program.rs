@@ -5,11 +5,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use loadgrid_common::expression::{Expression, ExpressionError, Value, from_json};
 use loadgrid_common::plan::{self, Plan};
+use loadgrid_common::random::Draws;
 
+use super::cap::CapOp;
+use super::step::{Auth, HttpOp, auth, headers, http_step};
 use super::table::{Table, TableError};
 use super::template::Template;
+use super::user::Identity;
+use crate::client::{ClientOptions, TlsOptions};
 
 /// A compiled plan.
 #[derive(Debug)]
@@ -20,7 +26,15 @@ pub struct Program {
     pub(super) headers: Vec<(http::HeaderName, Template)>,
     pub(super) settings: Settings,
     pub(super) constants: Constants,
+    /// Credentials of all requests.
+    pub(super) auth: Option<Auth>,
+    /// Limit on all requests.
+    pub(super) cap: Option<CapOp>,
+    pub(super) blobs: Blobs,
 }
+
+/// Files that travel with the plan, by hash.
+pub type Blobs = HashMap<String, Bytes>;
 
 /// Settings of all requests.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +60,8 @@ pub(super) struct Constants {
 pub(super) struct UserProgram {
     pub(super) slots: Vec<String>,
     pub(super) bindings: Vec<plan::Binding>,
+    /// Whether a row changes from iteration to iteration.
+    pub(super) rebinds: bool,
     pub(super) start: Vec<Op>,
     pub(super) body: Vec<Op>,
     pub(super) stop: Vec<Op>,
@@ -55,7 +71,17 @@ pub(super) struct UserProgram {
 #[derive(Debug)]
 pub(super) enum Source {
     Table(Arc<Table>),
-    Generated { columns: Vec<(String, Template)> },
+    Generated { rows: u64, columns: Vec<(String, Template)> },
+}
+
+impl Source {
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> u64 {
+        match self {
+            Self::Table(table) => table.len(),
+            Self::Generated { rows, .. } => *rows,
+        }
+    }
 }
 
 /// One operation. Jumps name the index of the next operation.
@@ -88,69 +114,10 @@ pub(super) enum Op {
     Set(Vec<(usize, Template)>),
     Headers(Vec<(http::HeaderName, Template)>),
     Count(Vec<(u32, Template)>),
+    Observe(Vec<(u32, Template)>),
+    GroupBegin(u32),
+    GroupEnd,
     End(plan::End),
-}
-
-/// A request and what is done with its answer.
-#[derive(Debug)]
-pub(super) struct HttpOp {
-    pub(super) step: u32,
-    pub(super) method: http::Method,
-    pub(super) url: Url,
-    pub(super) headers: Vec<(http::HeaderName, Template)>,
-    pub(super) body: Option<(http::HeaderValue, Template)>,
-    pub(super) expect: Expect,
-    pub(super) captures: Vec<Capture>,
-    pub(super) required: bool,
-    pub(super) redirects: u32,
-    pub(super) timeout: Duration,
-    /// Whether a check or a capture reads the body as JSON.
-    pub(super) reads_json: bool,
-}
-
-/// An address, parsed already where it has no holes.
-#[derive(Debug)]
-pub(super) enum Url {
-    Fixed(url::Url),
-    Template(Template),
-}
-
-/// What a good answer is.
-#[derive(Debug)]
-pub(super) struct Expect {
-    pub(super) status: Vec<(u16, u16)>,
-    pub(super) status_check: u32,
-    pub(super) within: Option<(Duration, u32)>,
-    pub(super) json: Vec<JsonCheck>,
-}
-
-#[derive(Debug)]
-pub(super) struct JsonCheck {
-    pub(super) path: serde_json_path::JsonPath,
-    pub(super) check: u32,
-    pub(super) condition: JsonCondition,
-}
-
-#[derive(Debug)]
-pub(super) enum JsonCondition {
-    Exists(bool),
-    Matches(regex::Regex),
-    Equals(Template),
-}
-
-/// A value of an answer that becomes a variable.
-#[derive(Debug)]
-pub(super) struct Capture {
-    pub(super) slot: usize,
-    pub(super) optional: bool,
-    pub(super) from: CaptureFrom,
-}
-
-#[derive(Debug)]
-pub(super) enum CaptureFrom {
-    Json(serde_json_path::JsonPath),
-    Header(http::HeaderName),
-    Cookie(String),
 }
 
 /// A pause.
@@ -160,6 +127,15 @@ pub(super) enum ThinkTime {
     Between(Duration, Duration),
     LogNormal { mu: f64, sigma: f64, max_ns: u64 },
     Exponential { mean: Duration },
+}
+
+/// Why there is no row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OutOfRows {
+    /// The scenario says that the user ends then.
+    StopUser,
+    /// The scenario says that this is a mistake.
+    Fail,
 }
 
 /// Why a plan cannot be compiled. A plan was validated where it was made, so this means that the two
@@ -180,16 +156,20 @@ pub enum CompileError {
     },
 }
 
-const fn part(what: &'static str) -> CompileError {
+pub(super) const fn part(what: &'static str) -> CompileError {
     CompileError::Part { what }
 }
 
 impl Program {
-    /// Compiles a plan; `tables` are its tables by hash.
+    /// Compiles a plan; `tables` are its tables by [`Table::key`], `blobs` its files by hash.
     ///
     /// # Errors
     /// Where a part of it cannot be used.
-    pub fn compile(plan: Plan, tables: &HashMap<String, Arc<Table>>) -> Result<Self, CompileError> {
+    pub fn compile(
+        plan: Plan,
+        tables: &HashMap<String, Arc<Table>>,
+        blobs: Blobs,
+    ) -> Result<Self, CompileError> {
         let http = plan.http.clone().unwrap_or_default();
         let target = url::Url::parse(&plan.target).map_err(|_| part("target"))?;
         let settings = Settings {
@@ -210,37 +190,124 @@ impl Program {
         for source in &plan.sources {
             sources.push(match source.kind.as_ref().ok_or(part("data source"))? {
                 plan::source::Kind::TableHash(hash) => {
-                    Source::Table(tables.get(hash).ok_or(part("data table"))?.clone())
+                    let key = Table::key(hash, &source.weight_column);
+                    Source::Table(tables.get(&key).ok_or(part("data table"))?.clone())
                 }
                 plan::source::Kind::Generated(generated) => {
                     let columns =
                         generated.columns.iter().map(Template::compile).collect::<Result<Vec<_>, _>>()?;
-                    Source::Generated { columns: source.columns.iter().cloned().zip(columns).collect() }
+                    let columns = source.columns.iter().cloned().zip(columns).collect();
+                    Source::Generated { rows: source.rows, columns }
                 }
             });
         }
         let mut users = Vec::new();
         for user in &plan.users {
             let compile = |steps: &[plan::Step]| {
-                let mut compiler = Compiler { target: &constants.target, settings, ops: Vec::new() };
+                let target = &constants.target;
+                let mut compiler = Compiler { target, settings, blobs: &blobs, ops: Vec::new() };
                 compiler.steps(steps).map(|()| compiler.ops)
             };
             users.push(UserProgram {
                 slots: user.slots.clone(),
                 bindings: user.bindings.clone(),
+                rebinds: user.bindings.iter().any(|binding| binding.pick() != plan::Pick::Unique),
                 start: compile(&user.start)?,
                 body: compile(&user.body)?,
                 stop: compile(&user.stop)?,
             });
         }
         let headers = headers(&http.headers)?;
-        Ok(Self { plan, users, sources, headers, settings, constants })
+        let auth = http.auth.as_ref().map(auth).transpose()?;
+        let cap = http.cap.as_ref().map(CapOp::of);
+        Ok(Self { plan, users, sources, headers, settings, constants, auth, cap, blobs })
+    }
+
+    /// A row's number for a user and a pass, or why there is none.
+    pub(super) fn row(
+        &self,
+        binding: &plan::Binding,
+        identity: &Identity,
+        sequence: u64,
+        draws: impl FnOnce() -> Draws,
+    ) -> Result<u64, OutOfRows> {
+        let Some(source) = self.sources.get(binding.source as usize) else { return Err(OutOfRows::Fail) };
+        let rows = source.rows().max(1);
+        let place = match binding.pick() {
+            plan::Pick::Random => {
+                let mut draws = draws();
+                return Ok(match source {
+                    Source::Table(table) if table.is_weighted() => table.weighted(draws.unit()),
+                    Source::Table(_) | Source::Generated { .. } => draws.below(rows),
+                });
+            }
+            plan::Pick::Unique => binding.offset + identity.index,
+            plan::Pick::Sequential => sequence,
+        };
+        match binding.exhausted() {
+            _ if place < rows => Ok(place),
+            plan::Exhausted::Recycle => Ok(place % rows),
+            plan::Exhausted::StopUser => Err(OutOfRows::StopUser),
+            plan::Exhausted::Fail => Err(OutOfRows::Fail),
+        }
+    }
+
+    /// Whether a user has a row for a pass, or may go on without.
+    pub(super) fn has_rows(&self, identity: &Identity, sequence: u64) -> bool {
+        let Some(user) = self.users.get(identity.kind) else { return false };
+        let bindings = user.bindings.iter().filter(|binding| binding.pick() != plan::Pick::Random);
+        let mut rows = bindings.map(|binding| self.row(binding, identity, sequence, || Draws::keyed(&[])));
+        rows.all(|row| row != Err(OutOfRows::StopUser))
     }
 
     /// The plan.
     #[must_use]
     pub const fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The counts of all caps.
+    pub(super) fn caps(&self) -> impl Iterator<Item = u64> + '_ {
+        let ops = self.users.iter().flat_map(|user| [&user.start, &user.body, &user.stop]).flatten();
+        let of_steps = ops.filter_map(|op| match op {
+            Op::Http(step) => step.cap.as_ref(),
+            _ => None,
+        });
+        self.cap.iter().chain(of_steps).map(|cap| cap.count)
+    }
+
+    /// How clients behave; `secrets` hold the key of the client's certificate, where there is one.
+    ///
+    /// # Errors
+    /// Where a file is missing.
+    pub fn client_options(&self, secrets: &HashMap<String, String>) -> Result<ClientOptions, CompileError> {
+        let http = self.plan.http.clone().unwrap_or_default();
+        let tls = http.tls.clone().unwrap_or_default();
+        let blob = |hash: &String| match hash.is_empty() {
+            true => Ok(None),
+            false => self.blobs.get(hash).cloned().map(Some).ok_or(part("certificate")),
+        };
+        let identity = match blob(&tls.client_cert)? {
+            None => None,
+            Some(cert) => {
+                let key = secrets.get(&tls.client_key_secret).ok_or(part("client key"))?;
+                Some((cert, key.clone()))
+            }
+        };
+        Ok(ClientOptions {
+            connect_timeout: self.settings.connect_timeout,
+            idle: Duration::from_nanos(http.idle_ns),
+            version: http.version(),
+            connections: http.connections(),
+            shared: http.shared_connections,
+            hosts: http.hosts.iter().map(|pair| (pair.name.clone(), pair.value.clone())).collect(),
+            tls: TlsOptions {
+                verify: !tls.unverified,
+                ca: blob(&tls.ca)?,
+                identity,
+                sni: (!tls.sni.is_empty()).then(|| tls.sni.clone()),
+            },
+        })
     }
 
     /// How long a connection may take to stand.
@@ -250,24 +317,15 @@ impl Program {
     }
 }
 
-fn headers(headers: &[plan::Header]) -> Result<Vec<(http::HeaderName, Template)>, CompileError> {
-    headers
-        .iter()
-        .map(|header| {
-            let name =
-                http::HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| part("header name"))?;
-            Ok((name, template(header.value.as_ref())?))
-        })
-        .collect()
-}
-
-fn template(template: Option<&plan::Template>) -> Result<Template, CompileError> {
+/// Compiles a template that must be there.
+pub(super) fn template(template: Option<&plan::Template>) -> Result<Template, CompileError> {
     Ok(Template::compile(template.ok_or(part("template"))?)?)
 }
 
 struct Compiler<'a> {
     target: &'a url::Url,
     settings: Settings,
+    blobs: &'a Blobs,
     ops: Vec<Op>,
 }
 
@@ -280,7 +338,7 @@ impl Compiler<'_> {
         use plan::step::Step;
         match step {
             Step::Http(step) => {
-                let op = self.http(step)?;
+                let op = http_step(step, self.target, &self.settings, self.blobs)?;
                 self.ops.push(Op::Http(Box::new(op)));
             }
             Step::Choose(choose) => self.choose(choose)?,
@@ -330,6 +388,16 @@ impl Compiler<'_> {
                 let counters = counters.collect::<Result<_, CompileError>>()?;
                 self.ops.push(Op::Count(counters));
             }
+            Step::Observe(observe) => {
+                let values = observe.values.iter().map(|v| Ok((v.observed, template(v.value.as_ref())?)));
+                let values = values.collect::<Result<_, CompileError>>()?;
+                self.ops.push(Op::Observe(values));
+            }
+            Step::Group(group) => {
+                self.ops.push(Op::GroupBegin(group.group));
+                self.steps(&group.steps)?;
+                self.ops.push(Op::GroupEnd);
+            }
             Step::End(end) => {
                 let end = plan::End::try_from(*end).map_err(|_| part("end"))?;
                 self.ops.push(Op::End(end));
@@ -362,38 +430,6 @@ impl Compiler<'_> {
         self.ops[at] = if total > 0 { Op::Choose { total, branches } } else { Op::Jump(end) };
         Ok(())
     }
-
-    fn http(&self, step: &plan::HttpStep) -> Result<HttpOp, CompileError> {
-        let url = template(step.url.as_ref())?;
-        let url = match url.constant() {
-            Some(text) => Url::Fixed(address(self.target, text).ok_or(part("url"))?),
-            None => Url::Template(url),
-        };
-        let body = if step.has_body {
-            let content_type =
-                http::HeaderValue::from_str(&step.content_type).map_err(|_| part("content type"))?;
-            Some((content_type, template(step.body.as_ref())?))
-        } else {
-            None
-        };
-        let expect = expect(step.expect.as_ref())?;
-        let captures = step.captures.iter().map(capture).collect::<Result<Vec<_>, _>>()?;
-        let reads_json = !expect.json.is_empty()
-            || captures.iter().any(|capture| matches!(capture.from, CaptureFrom::Json(_)));
-        Ok(HttpOp {
-            step: step.step,
-            method: http::Method::from_bytes(step.method.as_bytes()).map_err(|_| part("method"))?,
-            url,
-            headers: headers(&step.headers)?,
-            body,
-            expect,
-            captures,
-            required: step.required,
-            redirects: step.redirects.unwrap_or(self.settings.redirects),
-            timeout: step.timeout_ns.map_or(self.settings.response_timeout, Duration::from_nanos),
-            reads_json,
-        })
-    }
 }
 
 /// A whole address, or a path below the target.
@@ -404,45 +440,6 @@ pub(super) fn address(target: &url::Url, text: &str) -> Option<url::Url> {
     }
     let base = target.as_str().trim_end_matches('/');
     url::Url::parse(&format!("{base}{text}")).ok()
-}
-
-fn expect(expect: Option<&plan::Expect>) -> Result<Expect, CompileError> {
-    let expect = expect.ok_or(part("expectation"))?;
-    let status = |status: u32| u16::try_from(status).map_err(|_| part("status"));
-    let ranges = expect.status.iter().map(|range| Ok((status(range.first)?, status(range.last)?)));
-    let json = expect.json.iter().map(|check| {
-        let condition = match check.condition.as_ref().ok_or(part("condition"))? {
-            plan::json_check::Condition::Exists(exists) => JsonCondition::Exists(*exists),
-            plan::json_check::Condition::Matches(pattern) => {
-                JsonCondition::Matches(regex::Regex::new(pattern).map_err(|_| part("pattern"))?)
-            }
-            plan::json_check::Condition::EqualsJson(value) => {
-                JsonCondition::Equals(Template::compile(value)?)
-            }
-        };
-        Ok(JsonCheck { path: json_path(&check.path)?, check: check.check, condition })
-    });
-    Ok(Expect {
-        status: ranges.collect::<Result<_, CompileError>>()?,
-        status_check: expect.status_check,
-        within: expect.within_ns.map(|ns| (Duration::from_nanos(ns), expect.within_check)),
-        json: json.collect::<Result<_, CompileError>>()?,
-    })
-}
-
-fn json_path(text: &str) -> Result<serde_json_path::JsonPath, CompileError> {
-    serde_json_path::JsonPath::parse(text).map_err(|_| part("JSONPath"))
-}
-
-fn capture(capture: &plan::Capture) -> Result<Capture, CompileError> {
-    let from = match capture.from.as_ref().ok_or(part("capture"))? {
-        plan::capture::From::JsonPath(path) => CaptureFrom::Json(json_path(path)?),
-        plan::capture::From::Header(name) => CaptureFrom::Header(
-            http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| part("header name"))?,
-        ),
-        plan::capture::From::Cookie(name) => CaptureFrom::Cookie(name.clone()),
-    };
-    Ok(Capture { slot: capture.slot as usize, optional: capture.optional, from })
 }
 
 fn think_time(time: &plan::think::Time) -> ThinkTime {

@@ -1,25 +1,26 @@
 //! Load threads and their orders.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use loadgrid_common::expression::Value;
+use loadgrid_common::expression::{Value, from_json};
 use loadgrid_common::lease::Lease;
 use loadgrid_common::process::{Timer, boot_now, monotonic_of, now};
-use loadgrid_common::schedule::Cycle;
+use loadgrid_common::schedule::{Cycle, Stripe};
 use loadgrid_common::stats::Measures;
-use loadgrid_common::targets::AllowedTargets;
 use loadgrid_common::time::Moment;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use super::cap::Caps;
+use super::grants::{GrantWord, Grants};
 use super::phase::{self, Phase, Stops, Thread};
 use super::program::Program;
 use super::user::run_hash;
-use crate::client::{ClientError, ClientSettings};
+use crate::client::{ClientSettings, ConnectionSource};
 use crate::record::Recorder;
 
 /// What a run needs on a worker, beside its plan.
@@ -31,8 +32,8 @@ pub struct RunSetup {
     pub program: Arc<Program>,
     /// Secrets by name. Kept in memory only, and never shown.
     pub secrets: Secrets,
-    /// Hosts that may be sent load.
-    pub allowed: AllowedTargets,
+    /// How clients behave.
+    pub clients: ClientSettings,
     /// The licence to start load.
     pub lease: Arc<Lease>,
     /// How often threads report.
@@ -54,14 +55,37 @@ impl std::fmt::Debug for Secrets {
 pub struct PhaseOrder {
     /// Which.
     pub phase: u32,
-    /// Phase zero, on this machine's boot-time clock.
-    pub zero: Moment,
+    /// Phase zero, on this machine's boot-time clock; `None`: users are prepared, and it comes in an [`Order::Zero`].
+    pub zero: Option<Moment>,
     /// Origin of run time, on this machine's boot-time clock.
     pub run_zero: Moment,
     /// Who owns which slot.
     pub cycle: Arc<Cycle>,
     /// This worker's place among the owners; `None` where it owns nothing.
     pub owner: Option<u32>,
+    /// Set where one worker carries the phase out alone; whether it is this one.
+    pub alone: Option<bool>,
+    /// What `setup` yielded, as JSON.
+    pub setup_json: Arc<str>,
+    /// Setup has failed.
+    pub after_failure: bool,
+}
+
+/// A block of shared iterations for one thread.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockOrder {
+    /// Phase.
+    pub phase: u32,
+    /// Load.
+    pub load: u32,
+    /// Thread.
+    pub thread: u32,
+    /// Which block of that thread, from 1.
+    pub number: u64,
+    /// First iteration.
+    pub first: u64,
+    /// How many; none where there are no more.
+    pub count: u64,
 }
 
 /// An order to every load thread.
@@ -69,6 +93,31 @@ pub struct PhaseOrder {
 pub enum Order {
     /// Carry out a phase.
     Begin(PhaseOrder),
+    /// The zero of a phase whose users are prepared, on this machine's boot-time clock.
+    Zero {
+        /// Phase.
+        phase: u32,
+        /// Phase zero.
+        zero: Moment,
+    },
+    /// A phase is over: nothing new begins in it.
+    EndPhase {
+        /// Phase.
+        phase: u32,
+        /// Drop what is under way.
+        abort: bool,
+    },
+    /// Iterations to carry out.
+    Block(BlockOrder),
+    /// It is the turn of this user (1 + index).
+    Turn {
+        /// Phase.
+        phase: u32,
+        /// Load.
+        load: u32,
+        /// 1 + index of the user.
+        user: u64,
+    },
     /// Start no new iteration.
     Drain,
     /// Drop what is under way.
@@ -100,6 +149,40 @@ pub enum EngineEvent {
         /// Signed difference.
         seen_minus_zero_ns: i64,
     },
+    /// Its prepared users of a phase wait for its zero.
+    Ready {
+        /// Thread.
+        thread: u32,
+        /// Phase.
+        phase: u32,
+    },
+    /// It has carried out `setup`.
+    Yielded {
+        /// What its steps captured, as JSON.
+        json: String,
+        /// Why it failed, where it did.
+        failed: String,
+    },
+    /// It wants a block of shared iterations.
+    Wanted {
+        /// Thread.
+        thread: u32,
+        /// Phase.
+        phase: u32,
+        /// Load.
+        load: u32,
+        /// Which of its blocks, from 1.
+        number: u64,
+    },
+    /// The turn of a sequential user is over.
+    TurnEnded {
+        /// Phase.
+        phase: u32,
+        /// Load.
+        load: u32,
+        /// 1 + index of the user.
+        user: u64,
+    },
     /// All its users of a phase have ended, and all their measures were sent.
     PhaseEnded {
         /// Thread.
@@ -117,9 +200,6 @@ pub enum EngineError {
     /// The operating system refuses.
     #[error("cannot start a load thread")]
     Thread(#[from] std::io::Error),
-    /// The HTTP client refuses.
-    #[error(transparent)]
-    Client(#[from] ClientError),
 }
 
 /// Orders a thread may have waiting. The session sends a handful in a run; a full queue means that the
@@ -144,7 +224,7 @@ impl Engine {
         threads: NonZeroU32,
         events: &mpsc::Sender<EngineEvent>,
     ) -> Result<Self, EngineError> {
-        let clients = ClientSettings::new(setup.program.connect_timeout(), setup.allowed.clone())?;
+        let clients = setup.clients.clone();
         let mut engine = Self { orders: Vec::new(), threads: Vec::new() };
         for thread in 0..threads.get() {
             let (sender, receiver) = mpsc::channel(ORDERS);
@@ -207,37 +287,81 @@ impl LoadThread {
             let timer = timer.clone();
             async move { timer.drive().await }
         });
-        let thread = Rc::new(self.shared(timer));
+        let (words, mut said) = mpsc::unbounded_channel();
+        let thread = Rc::new(self.shared(timer, words));
         let tasks = TaskTracker::new();
-        let mut stops = Stops::default();
+        let mut current = Current::default();
         let mut draining = false;
-        while let Some(order) = orders.recv().await {
+        loop {
+            let order = tokio::select! {
+                order = orders.recv() => order,
+                Some(word) = said.recv() => {
+                    self.pass_on(word).await;
+                    continue;
+                }
+            };
             match order {
-                Order::Begin(order) => {
-                    stops = Stops::default();
+                None => break,
+                Some(Order::Begin(order)) => {
+                    current = Current { phase: order.phase, ..Current::default() };
                     if draining {
-                        stops.drain();
+                        current.stops.drain();
                     }
-                    let run = self.phase(thread.clone(), order, stops.clone());
-                    tasks.spawn_local(run);
+                    let zero = order.zero.is_none().then(|| {
+                        let (sender, receiver) = oneshot::channel();
+                        current.zero = Some(sender);
+                        receiver
+                    });
+                    tasks.spawn_local(self.phase(thread.clone(), order, current.stops.clone(), zero));
                 }
-                Order::Drain => {
-                    draining = true;
-                    stops.drain();
+                Some(Order::Zero { phase, zero }) if phase == current.phase => {
+                    let waiting = current.zero.take();
+                    if waiting.is_some_and(|waiting| waiting.send(monotonic_of(zero)).is_err()) {
+                        tracing::debug!(phase, "the phase has ended before its zero came");
+                    }
                 }
-                Order::Abort => {
+                Some(Order::EndPhase { phase, abort }) if phase == current.phase => match abort {
+                    true => current.stops.abort(),
+                    false => current.stops.drain(),
+                },
+                Some(Order::Zero { .. } | Order::EndPhase { .. }) => {}
+                Some(Order::Block(block)) => {
+                    if block.thread == self.thread {
+                        thread.grants.block(block.phase, block.load, block.number, block.first, block.count);
+                    }
+                }
+                Some(Order::Turn { phase, load, user }) => thread.grants.set_turn(phase, load, user),
+                Some(Order::Drain) => {
                     draining = true;
-                    stops.abort();
+                    current.stops.drain();
+                }
+                Some(Order::Abort) => {
+                    draining = true;
+                    current.stops.abort();
                 }
             }
         }
-        stops.abort();
+        current.stops.abort();
+        drop(current.zero);
         tasks.close();
         tasks.wait().await;
+        thread.survivors.borrow_mut().clear();
         ringing.abort();
     }
 
-    fn shared(&self, timer: Timer) -> Thread {
+    async fn pass_on(&self, word: GrantWord) {
+        let event = match word {
+            GrantWord::Wanted { phase, load, number } => {
+                EngineEvent::Wanted { thread: self.thread, phase, load, number }
+            }
+            GrantWord::TurnEnded { phase, load, user } => EngineEvent::TurnEnded { phase, load, user },
+        };
+        if self.events.send(event).await.is_err() {
+            tracing::debug!("nobody listens to this thread any more");
+        }
+    }
+
+    fn shared(&self, timer: Timer, words: mpsc::UnboundedSender<GrantWord>) -> Thread {
         let setup = &self.setup;
         let mut default_headers = http::HeaderMap::new();
         default_headers.insert(http::header::ACCEPT, http::HeaderValue::from_static("*/*"));
@@ -249,7 +373,13 @@ impl LoadThread {
             program: setup.program.clone(),
             timer,
             recorder: Recorder::default(),
-            client_settings: self.clients.clone(),
+            connections: ConnectionSource::new(&self.clients),
+            caps: Caps::default(),
+            grants: Grants::new(words),
+            setup: RefCell::new(Value::UNDEFINED),
+            after_failure: Cell::new(false),
+            yielded: RefCell::new(None),
+            survivors: RefCell::default(),
             default_headers,
             secrets: Value::from_pairs(
                 setup.secrets.0.iter().map(|(k, v)| (k.clone(), Value::from(v.clone()))),
@@ -269,34 +399,41 @@ impl LoadThread {
         thread: Rc<Thread>,
         order: PhaseOrder,
         stops: Stops,
+        zero: Option<oneshot::Receiver<Moment>>,
     ) -> impl Future<Output = ()> + 'static {
         let (events, number, threads) = (self.events.clone(), self.thread, self.threads);
         let interval = self.setup.interval;
         async move {
             let index = order.phase;
-            let zero = monotonic_of(order.zero);
             let run_zero = monotonic_of(order.run_zero);
+            thread.after_failure.set(order.after_failure);
+            if let Ok(setup) = serde_json::from_str::<serde_json::Value>(&order.setup_json) {
+                *thread.setup.borrow_mut() = from_json(&setup);
+            }
+            let inherited = RefCell::new(std::mem::take(&mut *thread.survivors.borrow_mut()));
             let phase = Rc::new(Phase {
                 thread: thread.clone(),
                 index,
-                zero,
+                zero: Cell::new(order.zero.map_or(run_zero, monotonic_of)),
                 stops: stops.clone(),
                 users: TaskTracker::new(),
+                inherited,
             });
             let reporter =
                 Reporter { thread: thread.clone(), events: events.clone(), number, phase: index, run_zero };
-            let (cycle, owner) = (order.cycle, order.owner);
-            let stripe = move |users| match owner {
-                Some(owner) => cycle.stripe(owner, number, threads, users),
-                None => cycle.stripe(u32::MAX, number, threads, users),
+            let (cycle, owner) = (order.cycle, order.owner.unwrap_or(u32::MAX));
+            let part = |users| cycle.stripe(owner, number, threads, users);
+            let nobody = cycle.stripe(u32::MAX, number, threads, 1);
+            let share = |users| match order.alone {
+                None => part(users),
+                Some(true) => Stripe::whole(number == 0),
+                Some(false) => nobody.clone(),
             };
-            let zero_events = events.clone();
-            let running = phase::run(phase, stripe, move |seen_minus_zero_ns| {
-                // Dropped where the queue is full: the skew is then unknown for this thread, not wrong.
-                if zero_events.try_send(EngineEvent::Zero { phase: index, seen_minus_zero_ns }).is_err() {
-                    tracing::warn!("the queue of measurements is full");
-                }
-            });
+            thread.caps.set_share(thread.program.caps(), |count| part(count).count_below(count));
+            let size = thread.connections.shared_size();
+            thread.connections.set_share(part(size).count_below(size));
+            let teller = Teller { events: events.clone(), thread: number, phase: index };
+            let running = phase::run(phase, share, zero, teller);
             let mut from = reporter.run_time();
             let mut running = std::pin::pin!(running);
             loop {
@@ -317,8 +454,47 @@ impl LoadThread {
             if thread.end_run.get() {
                 reporter.tell(EngineEvent::EndRun).await;
             }
+            let yielded = thread.yielded.borrow_mut().take();
+            if let Some((json, failed)) = yielded {
+                reporter.tell(EngineEvent::Yielded { json, failed }).await;
+            }
             reporter.tell(EngineEvent::PhaseEnded { thread: number, phase: index }).await;
         }
+    }
+}
+
+/// The phase that a thread carries out.
+#[derive(Default)]
+struct Current {
+    phase: u32,
+    stops: Stops,
+    /// Waits for the phase's zero, while its users are prepared.
+    zero: Option<oneshot::Sender<Moment>>,
+}
+
+/// Tells the session how a phase gets on. What does not fit into its queue is dropped: the coordinator asks again for
+/// what it needs, and a skew that is not known is not wrong.
+struct Teller {
+    events: mpsc::Sender<EngineEvent>,
+    thread: u32,
+    phase: u32,
+}
+
+impl Teller {
+    fn tell(&self, event: EngineEvent) {
+        if self.events.try_send(event).is_err() {
+            tracing::warn!("the queue of measurements is full");
+        }
+    }
+}
+
+impl phase::Listener for Teller {
+    fn ready(&self) {
+        self.tell(EngineEvent::Ready { thread: self.thread, phase: self.phase });
+    }
+
+    fn saw_zero(&self, seen_minus_zero_ns: i64) {
+        self.tell(EngineEvent::Zero { phase: self.phase, seen_minus_zero_ns });
     }
 }
 

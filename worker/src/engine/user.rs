@@ -1,25 +1,23 @@
-//! A virtual user: its variables, cookies and connections, carrying out a program.
+//! A virtual user: its variables, cookies and connections, carrying out a program. What it does for one request
+//! stands in `exchange`, what it makes of the answer in `judge`.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cookie_store::CookieStore;
-use loadgrid_common::expression::{DrawsObject, EvalError, Value, from_json, text_of};
+use loadgrid_common::expression::{DrawsObject, EvalError, Value, from_json};
 use loadgrid_common::plan::{self, slots};
 use loadgrid_common::process::now;
 use loadgrid_common::random::{Draws, hash_text, mix};
-use loadgrid_common::stats::ErrorKind;
 use loadgrid_common::time::Moment;
 
+use super::cap::OwnCaps;
 use super::phase::Thread;
-use super::program::{
-    CaptureFrom, Constants, HttpOp, JsonCondition, Op, Source, ThinkTime, Url, UserProgram, address,
-};
+use super::program::{Constants, Op, OutOfRows, Source, ThinkTime, UserProgram};
 use super::template::{Template, Values, evaluate};
-use crate::client::{Answer, ClientError, HttpClient, Request, ReqwestClient};
-use crate::record::ExchangeRecord;
+use crate::client::{Answer, ClientError, Connections};
+use crate::record::{GroupGuard, LifeGuard};
 
 /// Who a user is, for good.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +26,10 @@ pub(super) struct Identity {
     pub(super) kind: usize,
     /// Its number among the users of that type: `user.index`, and its row.
     pub(super) index: u64,
+    /// Its number among the users of its load, and how many those are: which rows are its turn.
+    pub(super) place: u64,
+    /// See above.
+    pub(super) users: u64,
     /// The phase of its lives: what is drawn in one phase is not drawn again in the next.
     pub(super) phase: u32,
 }
@@ -41,6 +43,17 @@ pub(super) enum Pass {
     Iteration { iteration: u64 },
     /// The beginning or end of a life.
     Life { life: u64, stop: bool },
+}
+
+impl Pass {
+    /// Which of a source's rows, taken in turn, is this pass's: by arrival, or by rounds of all users.
+    pub(super) const fn sequence(self, identity: &Identity) -> u64 {
+        match self {
+            Self::Arrival { arrival, .. } => arrival,
+            Self::Iteration { iteration } => identity.place + iteration * identity.users,
+            Self::Life { life, .. } => identity.place + life * identity.users,
+        }
+    }
 }
 
 /// How a pass ended.
@@ -68,35 +81,44 @@ pub(super) struct PassResult {
 
 /// See the module. One life; the next one is a new value.
 pub(super) struct VirtualUser {
-    thread: Rc<Thread>,
-    identity: Identity,
-    client: ReqwestClient,
-    cookies: Option<CookieStore>,
-    state: State,
+    pub(super) thread: Rc<Thread>,
+    pub(super) identity: Identity,
+    pub(super) client: Connections,
+    pub(super) cookies: Option<CookieStore>,
+    pub(super) state: State,
     /// Headers that the `headers` step has set.
-    headers: http::HeaderMap,
+    pub(super) headers: http::HeaderMap,
+    /// Caps that are each user's own.
+    pub(super) caps: OwnCaps,
     /// Whether anything failed in this life: then a missing value is a consequence, no fault of the scenario.
-    failed_before: bool,
+    pub(super) failed_before: bool,
+    /// The first failure of this life, in words.
+    pub(super) failure: Option<String>,
     /// Which of its lives this is, from 0.
-    life: u64,
+    pub(super) life: u64,
+    began: Moment,
+    /// Named actions of this life.
+    actions: u64,
+    record: Option<LifeGuard>,
 }
 
 /// The values of a user's variables.
-struct State {
+pub(super) struct State {
     thread: Rc<Thread>,
     kind: usize,
     slots: Vec<Value>,
-    last: Option<Last>,
+    pub(super) last: Option<Last>,
     draws: Arc<DrawsObject>,
 }
 
-struct Last {
-    answer: Answer,
-    json: Option<Option<serde_json::Value>>,
+/// The newest answer.
+pub(super) struct Last {
+    pub(super) answer: Answer,
+    pub(super) json: Option<Option<serde_json::Value>>,
 }
 
 impl Last {
-    fn json(&mut self) -> Option<&serde_json::Value> {
+    pub(super) fn json(&mut self) -> Option<&serde_json::Value> {
         self.json.get_or_insert_with(|| serde_json::from_slice(&self.answer.body).ok()).as_ref()
     }
 
@@ -123,11 +145,11 @@ impl State {
         &self.thread.program.users[self.kind]
     }
 
-    fn constants(&self) -> &Constants {
+    pub(super) fn constants(&self) -> &Constants {
         &self.thread.program.constants
     }
 
-    fn set(&mut self, slot: usize, value: Value) {
+    pub(super) fn set(&mut self, slot: usize, value: Value) {
         if self.slots.len() <= slot {
             self.slots.resize(slot + 1, Value::UNDEFINED);
         }
@@ -144,6 +166,7 @@ impl Values for State {
             slots::TARGET => return Some(Value::from(self.constants().target_text.clone())),
             slots::SECRETS => Some(&self.thread.secrets),
             slots::RUN => Some(&self.thread.run_value),
+            slots::SETUP => return Some(self.thread.setup.borrow().clone()).filter(|v| !v.is_undefined()),
             _ => None,
         };
         fixed.or_else(|| self.slots.get(slot)).filter(|value| !value.is_undefined()).cloned()
@@ -200,7 +223,12 @@ struct Nesting {
     /// Actions under way, with whether the pass was still good when they began.
     actions: Vec<(u32, bool)>,
     loops: Vec<(u64, Moment)>,
+    /// Groups under way: when they were due, and whether the pass was still good then.
+    groups: Vec<(GroupGuard, Moment, bool)>,
 }
+
+/// Takes the place of an operation in the keys of randomness, for the rows of a pass.
+const ROWS: usize = usize::MAX;
 
 impl VirtualUser {
     /// A user at the beginning of a life.
@@ -219,22 +247,80 @@ impl VirtualUser {
             Value::from_pairs([("index", Value::from(identity.index)), ("id", Value::from(id))]),
         );
         for binding in &program.bindings {
-            let row = thread.program.sources.get(binding.source as usize).and_then(|source| {
-                row_of(source, binding.offset + identity.index, &thread.program.constants)
-            });
+            if binding.pick() != plan::Pick::Unique {
+                continue;
+            }
+            let row = thread.program.row(binding, &identity, 0, || Draws::keyed(&[]));
+            let source = thread.program.sources.get(binding.source as usize);
+            let row =
+                source.zip(row.ok()).and_then(|(source, row)| row_of(source, row, &thread.program.constants));
             state.set(binding.slot as usize, row.unwrap_or(Value::UNDEFINED));
         }
         let cookies = thread.program.settings.cookies.then(CookieStore::new);
+        let plan = thread.program.plan();
+        let is_load = plan.phases.get(identity.phase as usize).is_some_and(plan::Phase::is_load);
+        let kind = u32::try_from(identity.kind).unwrap_or(u32::MAX);
         Ok(Self {
             thread: thread.clone(),
             identity,
-            client: ReqwestClient::new(&thread.client_settings)?,
+            client: thread.connections.user()?,
             cookies,
             state,
             headers: http::HeaderMap::new(),
-            failed_before: false,
+            caps: OwnCaps::default(),
+            failed_before: !is_load && thread.after_failure.get(),
+            failure: None,
             life,
+            began: now(),
+            actions: 0,
+            record: is_load.then(|| thread.recorder.life(kind)),
         })
+    }
+
+    /// Goes on in another phase: with its variables, cookies and connections.
+    pub(super) fn continue_in(&mut self, identity: Identity) {
+        self.identity = identity;
+    }
+
+    /// The life ended in order.
+    pub(super) fn end_life(&mut self) {
+        if let Some(record) = self.record.take() {
+            record.end(!self.failed_before, now().since(self.began), self.actions);
+        }
+    }
+
+    /// What the user's own variables hold, for `setup`.
+    pub(super) fn yields(&self) -> serde_json::Value {
+        let names = self.state.program().slots.iter().zip(&self.state.slots).skip(slots::FIXED.len());
+        let values = names.filter(|(_, value)| !value.is_undefined()).map(|(name, value)| {
+            // Every value came from JSON, or is a text.
+            (name.clone(), serde_json::to_value(value).unwrap_or_default())
+        });
+        serde_json::Value::Object(values.collect())
+    }
+
+    /// Takes the rows of a pass, where rows change from pass to pass.
+    fn take_rows(&mut self, pass: Pass) -> Result<(), EvalError> {
+        let thread = self.thread.clone();
+        let program = &thread.program;
+        let user = &program.users[self.identity.kind];
+        if !user.rebinds {
+            return Ok(());
+        }
+        let sequence = pass.sequence(&self.identity);
+        for binding in user.bindings.iter().filter(|binding| binding.pick() != plan::Pick::Unique) {
+            let mut keys = self.keys(pass, ROWS, &[]).to_vec();
+            keys.push(u64::from(binding.source));
+            let row = program.row(binding, &self.identity, sequence, || Draws::keyed(&keys));
+            let row = row.map_err(|_: OutOfRows| EvalError {
+                expression: self.state.name_of(binding.slot as usize).to_owned(),
+                message: "has no more rows (see `exhausted`)".to_owned(),
+            })?;
+            let source = program.sources.get(binding.source as usize);
+            let row = source.and_then(|source| row_of(source, row, &program.constants));
+            self.state.set(binding.slot as usize, row.unwrap_or(Value::UNDEFINED));
+        }
+        Ok(())
     }
 
     /// Carries out the steps at the beginning of a life; `due` is when they should have begun.
@@ -280,10 +366,24 @@ impl VirtualUser {
         }
     }
 
+    /// An expression failed: nothing more can be done with this pass. Whose fault it is depends on what went before.
+    fn broken(&mut self, error: &EvalError, result: &mut PassResult) {
+        if !self.failed_before {
+            self.thread.recorder.scenario_error(&error.to_string());
+        }
+        self.failure.get_or_insert_with(|| error.to_string());
+        result.ok = false;
+        result.ended = Ended::Iteration;
+    }
+
     async fn pass(&mut self, ops: &[Op], pass: Pass, mut due: Moment) -> PassResult {
         let mut nesting = Nesting::default();
         let mut result = PassResult { ended: Ended::Complete, ok: true, waited: false };
         let mut at = 0;
+        if let Err(error) = self.take_rows(pass) {
+            self.broken(&error, &mut result);
+            at = ops.len();
+        }
         while let Some(op) = ops.get(at) {
             let keys = self.keys(pass, at, &nesting.loops);
             self.state.draws.begin(&keys, self.thread.run_hash);
@@ -296,17 +396,17 @@ impl VirtualUser {
                     break;
                 }
                 Err(error) => {
-                    // Nothing more can be done with this pass. Whose fault it is depends on what went before.
-                    if !self.failed_before {
-                        self.thread.recorder.scenario_error(&error.to_string());
-                    }
-                    result.ok = false;
-                    result.ended = Ended::Iteration;
+                    self.broken(&error, &mut result);
                     break;
                 }
             }
         }
+        for (guard, began, was_ok) in nesting.groups.drain(..).rev() {
+            guard.end(result.ok, now().since(began));
+            result.ok &= was_ok;
+        }
         for (action, was_ok) in nesting.actions.drain(..).rev() {
+            self.actions += 1;
             self.thread.recorder.action(action, result.ok);
             result.ok &= was_ok;
         }
@@ -325,7 +425,7 @@ impl VirtualUser {
     ) -> Result<Flow, EvalError> {
         match op {
             Op::Http(step) => {
-                let good = self.exchange(step, *due).await?;
+                let good = self.exchange(step, *due, keys).await?;
                 result.waited = true;
                 *due = now();
                 if !good {
@@ -357,6 +457,7 @@ impl VirtualUser {
             }
             Op::ActionEnd => {
                 if let Some((action, was_ok)) = nesting.actions.pop() {
+                    self.actions += 1;
                     self.thread.recorder.action(action, result.ok);
                     result.ok &= was_ok;
                 }
@@ -406,6 +507,26 @@ impl VirtualUser {
                     self.count(*counter, template)?;
                 }
             }
+            Op::Observe(values) => {
+                for (observed, template) in values {
+                    let value = self.number("observe", template)?;
+                    if value < 0.0 {
+                        let message = format!("{value} is negative; observed values begin at 0");
+                        return Err(EvalError { expression: "observe".to_owned(), message });
+                    }
+                    self.thread.recorder.observe(*observed, value);
+                }
+            }
+            Op::GroupBegin(group) => {
+                let guard = self.thread.recorder.group(*group);
+                nesting.groups.push((guard, *due, std::mem::replace(&mut result.ok, true)));
+            }
+            Op::GroupEnd => {
+                if let Some((guard, began, was_ok)) = nesting.groups.pop() {
+                    guard.end(result.ok, now().since(began));
+                    result.ok &= was_ok;
+                }
+            }
             Op::End(end) => {
                 return Ok(Flow::End(match end {
                     plan::End::Iteration => Ended::Iteration,
@@ -418,18 +539,23 @@ impl VirtualUser {
     }
 
     fn count(&self, counter: u32, amount: &Template) -> Result<(), EvalError> {
-        let mut text = String::new();
-        amount.render(&self.state, &mut text)?;
-        let amount = text.trim().parse::<f64>().ok().filter(|amount| amount.is_finite());
-        let amount = amount.ok_or_else(|| EvalError {
-            expression: "count".to_owned(),
-            message: "the amount is not a number".to_owned(),
-        })?;
+        let amount = self.number("count", amount)?;
         self.thread.recorder.count(counter, amount);
         Ok(())
     }
 
-    fn header_value(
+    fn number(&self, step: &str, template: &Template) -> Result<f64, EvalError> {
+        let mut text = String::new();
+        template.render(&self.state, &mut text)?;
+        let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+        number.ok_or_else(|| EvalError {
+            expression: step.to_owned(),
+            // The text is not shown: it may hold a secret.
+            message: "the value is not a number".to_owned(),
+        })
+    }
+
+    pub(super) fn header_value(
         &self,
         name: &http::HeaderName,
         template: &Template,
@@ -442,226 +568,18 @@ impl VirtualUser {
             message: "has a value that no header can have (a line end, perhaps)".to_owned(),
         })
     }
-
-    /// Sends a request and follows redirects; every hop is an exchange. Returns whether all was well.
-    async fn exchange(&mut self, op: &HttpOp, due: Moment) -> Result<bool, EvalError> {
-        let mut request = self.request(op)?;
-        let (mut due, mut hops) = (due, 0);
-        loop {
-            let guard = self.thread.recorder.exchange(op.step);
-            let (url, method) = (request.url.clone(), request.method.clone());
-            let exchange = self
-                .client
-                .exchange(request.clone(), op.timeout, self.thread.program.settings.max_body)
-                .await;
-            let response = exchange.done.since(due);
-            let mut record = ExchangeRecord {
-                response,
-                service: exchange.done.since(exchange.sent),
-                connect: exchange.connect,
-                tls: exchange.tls,
-                first_byte: exchange.first_byte.map(|first| first.since(exchange.sent)),
-                status: None,
-                bytes_sent: exchange.bytes_sent,
-                bytes_received: exchange.bytes_received,
-                error: None,
-            };
-            let answer = match exchange.outcome {
-                Ok(answer) => answer,
-                Err(kind) => {
-                    record.error = Some(kind);
-                    guard.end(&record);
-                    self.state.last = None;
-                    return Ok(false);
-                }
-            };
-            record.status = Some(answer.status);
-            if let Some(cookies) = &mut self.cookies {
-                keep_cookies(cookies, &answer, &url);
-            }
-            let next = if op.redirects > 0 { redirect(&answer, &url, &method) } else { None };
-            if let Some((next_url, next_method)) = next {
-                if hops >= op.redirects {
-                    record.error = Some(ErrorKind::Redirects);
-                    guard.end(&record);
-                    return Ok(false);
-                }
-                guard.end(&record);
-                hops += 1;
-                due = exchange.done;
-                request = self.follow(request, next_url, next_method, &url);
-                continue;
-            }
-            self.state.last = Some(Last { answer, json: None });
-            record.error = self.judge(op, response)?;
-            guard.end(&record);
-            return Ok(record.error.is_none());
-        }
-    }
-
-    fn request(&self, op: &HttpOp) -> Result<Request, EvalError> {
-        let url = match &op.url {
-            Url::Fixed(url) => url.clone(),
-            Url::Template(template) => {
-                let mut text = String::new();
-                template.render(&self.state, &mut text)?;
-                address(&self.state.constants().target, &text).ok_or_else(|| {
-                    let step =
-                        self.thread.program.plan.steps.get(op.step as usize).cloned().unwrap_or_default();
-                    EvalError { expression: step, message: "its url is not an address".to_owned() }
-                })?
-            }
-        };
-        let mut headers = self.thread.default_headers.clone();
-        for (name, template) in &self.thread.program.headers {
-            headers.insert(name.clone(), self.header_value(name, template)?);
-        }
-        headers.extend(
-            self.headers.iter().map(|(name, value)| (Some(name.clone()), value.clone())).collect::<Vec<_>>(),
-        );
-        let body = match &op.body {
-            Some((content_type, template)) => {
-                headers.insert(http::header::CONTENT_TYPE, content_type.clone());
-                let mut text = String::new();
-                template.render(&self.state, &mut text)?;
-                Some(Bytes::from(text))
-            }
-            None => None,
-        };
-        for (name, template) in &op.headers {
-            headers.insert(name.clone(), self.header_value(name, template)?);
-        }
-        let mut request = Request { method: op.method.clone(), url, headers, body };
-        self.add_cookies(&mut request);
-        Ok(request)
-    }
-
-    fn add_cookies(&self, request: &mut Request) {
-        let Some(store) = &self.cookies else { return };
-        let mut pairs: Vec<String> =
-            store.get_request_values(&request.url).map(|(name, value)| format!("{name}={value}")).collect();
-        if pairs.is_empty() {
-            return;
-        }
-        if let Some(own) = request.headers.get(http::header::COOKIE).and_then(|value| value.to_str().ok()) {
-            pairs.push(own.to_owned());
-        }
-        if let Ok(value) = http::HeaderValue::from_str(&pairs.join("; ")) {
-            request.headers.insert(http::header::COOKIE, value);
-        }
-    }
-
-    fn follow(&self, mut request: Request, url: url::Url, method: http::Method, from: &url::Url) -> Request {
-        if method != request.method {
-            request.body = None;
-            request.headers.remove(http::header::CONTENT_TYPE);
-        }
-        let same_origin = url.origin() == from.origin();
-        request.headers.remove(http::header::COOKIE);
-        if !same_origin {
-            // Credentials are for the host they were given for.
-            request.headers.remove(http::header::AUTHORIZATION);
-        }
-        request.method = method;
-        request.url = url;
-        self.add_cookies(&mut request);
-        request
-    }
-
-    /// Checks and captures on the newest answer.
-    fn judge(&mut self, op: &HttpOp, response: Duration) -> Result<Option<ErrorKind>, EvalError> {
-        let Some(mut last) = self.state.last.take() else { return Ok(None) };
-        let (recorder, status) = (&self.thread.recorder, last.answer.status);
-        let mut error = None;
-        if op.expect.status.is_empty() {
-            if status >= 400 {
-                error = Some(ErrorKind::Status);
-            }
-        } else {
-            let passed = op.expect.status.iter().any(|&(first, last)| (first..=last).contains(&status));
-            recorder.check(op.expect.status_check, passed);
-            if !passed {
-                error = Some(ErrorKind::Status);
-            }
-        }
-        if let Some((limit, check)) = op.expect.within {
-            let passed = response <= limit;
-            recorder.check(check, passed);
-            if !passed {
-                error = error.or(Some(ErrorKind::Check));
-            }
-        }
-        if op.reads_json {
-            let _parsed = last.json();
-        }
-        let json = last.json.as_ref().and_then(Option::as_ref).unwrap_or(&serde_json::Value::Null);
-        for check in &op.expect.json {
-            let found = check.path.query(json).first();
-            let passed = match &check.condition {
-                JsonCondition::Exists(exists) => found.is_some() == *exists,
-                JsonCondition::Matches(pattern) => {
-                    found.is_some_and(|value| pattern.is_match(&text_of(&from_json(value))))
-                }
-                JsonCondition::Equals(template) => {
-                    let mut text = String::new();
-                    template.render(&self.state, &mut text)?;
-                    let expected: serde_json::Value =
-                        serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
-                    found.is_some_and(|value| same(value, &expected))
-                }
-            };
-            recorder.check(check.check, passed);
-            if !passed {
-                error = error.or(Some(ErrorKind::Check));
-            }
-        }
-        let mut captured = Vec::new();
-        for capture in &op.captures {
-            let value = match &capture.from {
-                CaptureFrom::Json(path) => path.query(json).first().map(from_json),
-                CaptureFrom::Header(name) => last
-                    .answer
-                    .headers
-                    .get(name)
-                    .map(|value| Value::from(String::from_utf8_lossy(value.as_bytes()).into_owned())),
-                CaptureFrom::Cookie(name) => self.cookie(name).map(Value::from),
-            };
-            if value.is_none() && !capture.optional {
-                error = error.or(Some(ErrorKind::Capture));
-            }
-            captured.push((capture.slot, value.unwrap_or(Value::UNDEFINED)));
-        }
-        for (slot, value) in captured {
-            self.state.set(slot, value);
-        }
-        self.state.last = Some(last);
-        Ok(error)
-    }
-
-    fn cookie(&self, name: &str) -> Option<String> {
-        let store = self.cookies.as_ref()?;
-        store.iter_unexpired().find(|cookie| cookie.name() == name).map(|cookie| cookie.value().to_owned())
-    }
 }
 
-enum Flow {
+pub(super) enum Flow {
     Next,
     To(usize),
     End(Ended),
 }
 
-/// Equal, where 1 and 1.0 are the same number.
-fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
-    match (a.as_f64(), b.as_f64()) {
-        (Some(a), Some(b)) => a == b,
-        _ => a == b,
-    }
-}
-
 fn row_of(source: &Source, row: u64, constants: &Constants) -> Option<Value> {
     match source {
         Source::Table(table) => table.row(row),
-        Source::Generated { columns } => {
+        Source::Generated { columns, .. } => {
             let values = RowValues { row, constants, draws: Arc::default() };
             let mut pairs = Vec::with_capacity(columns.len());
             for (name, template) in columns {
@@ -683,28 +601,6 @@ fn draw(time: ThinkTime, draws: &mut Draws) -> Duration {
         }
         ThinkTime::Exponential { mean } => mean.mul_f64(draws.exponential().min(100.0)),
     }
-}
-
-fn keep_cookies(store: &mut CookieStore, answer: &Answer, url: &url::Url) {
-    for value in answer.headers.get_all(http::header::SET_COOKIE) {
-        // A cookie that cannot be read is the target's affair; a browser would drop it, too.
-        if let Ok(Err(error)) = value.to_str().map(|text| store.parse(text, url).map(|_| ())) {
-            tracing::trace!(%error, "a cookie was not kept");
-        }
-    }
-}
-
-/// Where an answer sends its client, and with which method (RFC 9110, section 15.4).
-fn redirect(answer: &Answer, url: &url::Url, method: &http::Method) -> Option<(url::Url, http::Method)> {
-    let method = match answer.status {
-        301 | 302 if *method == http::Method::POST => http::Method::GET,
-        303 if *method != http::Method::HEAD => http::Method::GET,
-        301 | 302 | 303 | 307 | 308 => method.clone(),
-        _ => return None,
-    };
-    let location = answer.headers.get(http::header::LOCATION)?.to_str().ok()?;
-    let next = url.join(location).ok().filter(|next| matches!(next.scheme(), "http" | "https"))?;
-    Some((next, method))
 }
 
 /// The hash of a run's identifier, for values that must differ between runs.

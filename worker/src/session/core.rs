@@ -10,7 +10,7 @@
 //!
 //! Orders come as often as they like; one that is obeyed already is answered by a beat that says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +62,40 @@ pub enum Event {
         /// On this machine's clock.
         seen_minus_zero_ns: i64,
     },
+    /// The prepared users of a load thread wait for phase zero.
+    Ready {
+        /// Which thread.
+        thread: u32,
+        /// Phase.
+        phase: u32,
+    },
+    /// A load thread has carried out `setup`.
+    Yielded {
+        /// What its steps captured, as JSON.
+        json: String,
+        /// Why it failed, where it did.
+        failed: String,
+    },
+    /// A load thread wants a block of shared iterations.
+    Wanted {
+        /// Which thread.
+        thread: u32,
+        /// Phase.
+        phase: u32,
+        /// Load.
+        load: u32,
+        /// Which of its blocks, from 1.
+        number: u64,
+    },
+    /// The turn of a sequential user is over.
+    TurnEnded {
+        /// Phase.
+        phase: u32,
+        /// Load.
+        load: u32,
+        /// 1 + index of the user.
+        user: u64,
+    },
     /// A load thread has ended a phase.
     PhaseEnded {
         /// Which thread.
@@ -89,6 +123,24 @@ pub enum Effect {
     },
     /// Begin a phase.
     Begin(Begin),
+    /// The zero of a phase whose users are prepared, on this machine's clock.
+    Zero {
+        /// Phase.
+        phase: u32,
+        /// Phase zero.
+        zero: Moment,
+    },
+    /// A phase is over: nothing new begins in it.
+    EndPhase {
+        /// Phase.
+        phase: u32,
+        /// Drop what is under way.
+        abort: bool,
+    },
+    /// Iterations for a load thread.
+    Block(pb::IterationBlock),
+    /// It is a user's turn.
+    Turn(pb::Turn),
     /// Start no new iteration.
     Drain,
     /// Drop what is under way.
@@ -104,14 +156,20 @@ pub enum Effect {
 pub struct Begin {
     /// Phase.
     pub phase: u32,
-    /// Phase zero.
-    pub zero: Moment,
+    /// Phase zero; `None`: its users are prepared, and it comes later.
+    pub zero: Option<Moment>,
     /// Origin of run time.
     pub run_zero: Moment,
     /// Who owns which slot.
     pub cycle: Arc<Cycle>,
     /// This worker's place among the owners.
     pub owner: Option<u32>,
+    /// Set where one worker carries the phase out alone; whether it is this one.
+    pub alone: Option<bool>,
+    /// What `setup` yielded, as JSON.
+    pub setup_json: Arc<str>,
+    /// Setup has failed.
+    pub after_failure: bool,
 }
 
 /// See the module.
@@ -142,7 +200,12 @@ struct Run {
     stage: Stage,
     prepared: Option<pb::Epoch>,
     committed: Option<Committed>,
-    /// 1 + the phase that was begun last.
+    /// 1 + the phase that the load threads were told to begin last.
+    begun: u32,
+    /// 1 + the phase whose prepared users wait, and the threads that are there.
+    ready: u32,
+    ready_threads: BTreeSet<u32>,
+    /// 1 + the phase whose zero is known.
     started: u32,
     /// 1 + the phase whose users have ended.
     ended: u32,
@@ -151,6 +214,14 @@ struct Run {
     draining: bool,
     next_seal: Option<Moment>,
     end_run: bool,
+    /// Origin of run time on this machine's clock, once it is known.
+    run_zero: Option<Moment>,
+    setup_json: String,
+    setup_failed: String,
+    /// Blocks that threads want: by (phase, load, thread).
+    wanted: BTreeMap<(u32, u32, u32), u64>,
+    /// Turns given and ended: by (phase, load).
+    turns: BTreeMap<(u32, u32), (u64, u64)>,
     zeros: Vec<pb::PhaseZero>,
     users: u32,
     gathered: BTreeMap<Duration, Gathered>,
@@ -255,6 +326,20 @@ impl SessionCore {
             Event::Zero { phase, seen_minus_zero_ns } => {
                 self.changed(now, |run| run.saw_zero(phase, seen_minus_zero_ns))
             }
+            Event::Ready { thread, phase } => {
+                let threads = self.threads;
+                self.changed(now, |run| run.thread_ready(threads, thread, phase));
+            }
+            Event::Yielded { json, failed } => {
+                self.changed(now, |run| (run.setup_json, run.setup_failed) = (json, failed));
+            }
+            Event::Wanted { thread, phase, load, number } => self.changed(now, |run| {
+                run.wanted.insert((phase, load, thread), number);
+            }),
+            Event::TurnEnded { phase, load, user } => self.changed(now, |run| {
+                let turn = run.turns.entry((phase, load)).or_default();
+                turn.1 = turn.1.max(user);
+            }),
             Event::PhaseEnded { thread, phase } => {
                 let threads = self.threads;
                 self.changed(now, |run| run.thread_ended(threads, thread, phase));
@@ -300,6 +385,23 @@ impl SessionCore {
                 }
             }
             Order::Start(start) => self.start(now, &start, out),
+            Order::EndPhase(end) => self.end_phase(now, &end, out),
+            Order::Turn(turn) => {
+                if let Some(run) = self.run_named(&turn.run) {
+                    let given = run.turns.entry((turn.phase, turn.load)).or_default();
+                    given.0 = given.0.max(turn.user);
+                    out.push(Effect::Turn(turn));
+                }
+            }
+            Order::Block(block) => {
+                if let Some(run) = self.run_named(&block.run) {
+                    let key = (block.phase, block.load, block.thread);
+                    if run.wanted.get(&key) == Some(&block.number) {
+                        run.wanted.remove(&key);
+                        out.push(Effect::Block(block));
+                    }
+                }
+            }
             Order::Drain(drain) => self.drain(now, &drain.run, false, out),
             Order::Abort(abort) => self.drain(now, &abort.run, true, out),
             Order::Release(release) => {
@@ -359,11 +461,12 @@ impl SessionCore {
             }
             Err(error) => Stage::Refused(error.to_string()),
             Ok(plan) => {
-                let missing = plan.sources.into_iter().filter_map(|source| match source.kind {
+                let tables = plan.sources.into_iter().filter_map(|source| match source.kind {
                     Some(loadgrid_common::plan::source::Kind::TableHash(hash)) => Some(hash),
                     _ => None,
                 });
-                let missing = missing.collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+                let missing: BTreeSet<String> = tables.chain(plan.blobs).collect();
+                let missing = missing.into_iter().collect();
                 Stage::Fetching {
                     prepare: Box::new(prepare.clone()),
                     tables: BTreeMap::new(),
@@ -378,12 +481,20 @@ impl SessionCore {
             stage,
             prepared: None,
             committed: None,
+            begun: 0,
+            ready: 0,
+            ready_threads: BTreeSet::new(),
             started: 0,
             ended: 0,
             reported: BTreeMap::new(),
             draining: false,
             next_seal: None,
             end_run: false,
+            run_zero: None,
+            setup_json: String::new(),
+            setup_failed: String::new(),
+            wanted: BTreeMap::new(),
+            turns: BTreeMap::new(),
             zeros: Vec::new(),
             users: 0,
             gathered: BTreeMap::new(),
@@ -419,24 +530,65 @@ impl SessionCore {
 
     fn start(&mut self, now: Moment, start: &pb::Start, out: &mut Vec<Effect>) {
         let offset = self.clock.offset(now).map_or(0, |offset| offset.nanos);
+        let local = |ns| Moment::from_nanos(ns).shifted(-offset);
+        let is_performer = start.performer == self.worker;
+        self.next_beat = now;
         let Some(run) = self.run_named(&start.run) else { return };
         let known = matches!(&run.committed, Some(committed) if committed.number == start.epoch);
-        if !known || run.started != start.phase || run.ended != run.started || run.draining {
-            self.next_beat = now;
+        if !known || run.draining || run.started > start.phase {
             return;
         }
-        run.started = start.phase + 1;
-        run.reported.clear();
-        if let Some(committed) = &run.committed {
+        let zero = (!start.prepare).then(|| local(start.at_ns));
+        if run.begun == start.phase + 1 {
+            // Its users are prepared, or being prepared; now its zero is known.
+            if let Some(zero) = zero {
+                run.started = run.begun;
+                out.push(Effect::Zero { phase: start.phase, zero });
+            }
+            return;
+        }
+        if run.begun != run.ended || run.begun > start.phase {
+            return;
+        }
+        let run_zero = *run.run_zero.get_or_insert(local(start.run_zero_ns));
+        let Some((cycle, owner)) = run.shares() else { return };
+        run.begin(start.phase, zero.is_some());
+        out.push(Effect::Begin(Begin {
+            phase: start.phase,
+            zero,
+            run_zero,
+            cycle,
+            owner,
+            alone: (!start.performer.is_empty()).then_some(is_performer),
+            setup_json: start.setup_json.as_str().into(),
+            after_failure: start.after_failure,
+        }));
+    }
+
+    fn end_phase(&mut self, now: Moment, end: &pb::EndPhase, out: &mut Vec<Effect>) {
+        self.next_beat = now;
+        let Some(run) = self.run_named(&end.run).filter(|run| run.ended <= end.phase) else { return };
+        if run.begun <= end.phase && run.begun == run.ended {
+            // It never began here. Users that wait for it leave all the same, and that is measured as part of it.
+            let (Some(run_zero), Some((cycle, owner))) = (run.run_zero, run.shares()) else {
+                run.skip(end.phase);
+                return;
+            };
+            run.begin(end.phase, true);
+            let (setup_json, after_failure) = (Arc::from(""), false);
+            let (phase, zero, alone) = (end.phase, Some(now), Some(false));
             out.push(Effect::Begin(Begin {
-                phase: start.phase,
-                zero: Moment::from_nanos(start.at_ns).shifted(-offset),
-                run_zero: Moment::from_nanos(start.run_zero_ns).shifted(-offset),
-                cycle: committed.cycle.clone(),
-                owner: committed.owner,
+                phase,
+                zero,
+                run_zero,
+                cycle,
+                owner,
+                alone,
+                setup_json,
+                after_failure,
             }));
         }
-        self.next_beat = now;
+        out.push(Effect::EndPhase { phase: end.phase, abort: end.abort });
     }
 
     fn drain(&mut self, now: Moment, id: &str, abort: bool, out: &mut Vec<Effect>) {
@@ -459,7 +611,7 @@ impl SessionCore {
                     .into_iter()
                     .map(|snapshot| Effect::Say(Box::new(Word::Snapshot(snapshot)))),
             );
-            let quiet = run.started == run.ended && run.gathered.is_empty() && run.outbox.is_empty();
+            let quiet = run.begun == run.ended && run.gathered.is_empty() && run.outbox.is_empty();
             if run.draining && quiet && run.next_seal.is_none_or(|at| now >= at) {
                 run.next_seal = Some(now + SEAL_INTERVAL);
                 out.push(Effect::Say(Box::new(Word::Seal(run.outbox.seal()))));
@@ -502,6 +654,19 @@ impl SessionCore {
         progress.sealed = run.next_seal.is_some();
         progress.users = run.users;
         progress.end_run = run.end_run;
+        progress.ready = run.ready;
+        progress.setup_json.clone_from(&run.setup_json);
+        progress.setup_failed.clone_from(&run.setup_failed);
+        progress.wanted = run
+            .wanted
+            .iter()
+            .map(|(&(phase, load, thread), &number)| pb::BlockWanted { phase, load, thread, number })
+            .collect();
+        progress.turns = run
+            .turns
+            .iter()
+            .map(|(&(phase, load), &(given, ended))| pb::TurnProgress { phase, load, given, ended })
+            .collect();
         progress
     }
 }
@@ -530,6 +695,37 @@ impl Run {
                 self.committed = Some(Committed { number, cycle: Arc::new(cycle), owner });
             }
             Err(error) => self.stage = Stage::Refused(format!("epoch {number} cannot be used: {error}")),
+        }
+    }
+
+    /// Who owns which slot, and this worker's place.
+    fn shares(&self) -> Option<(Arc<Cycle>, Option<u32>)> {
+        self.committed.as_ref().map(|committed| (committed.cycle.clone(), committed.owner))
+    }
+
+    /// The load threads are told to begin a phase.
+    fn begin(&mut self, phase: u32, zero_is_known: bool) {
+        self.begun = phase + 1;
+        if zero_is_known {
+            self.started = self.begun;
+        }
+        self.reported.clear();
+        self.ready_threads.clear();
+        self.wanted.clear();
+        self.turns.clear();
+    }
+
+    /// A phase is over before it began.
+    fn skip(&mut self, phase: u32) {
+        (self.begun, self.ready, self.started, self.ended) = (phase + 1, phase + 1, phase + 1, phase + 1);
+    }
+
+    fn thread_ready(&mut self, threads: u32, thread: u32, phase: u32) {
+        if phase + 1 == self.begun {
+            self.ready_threads.insert(thread);
+            if self.ready_threads.len() >= threads as usize {
+                self.ready = self.begun;
+            }
         }
     }
 
@@ -563,7 +759,7 @@ impl Run {
     }
 
     fn thread_ended(&mut self, threads: u32, thread: u32, phase: u32) {
-        if phase + 1 != self.started {
+        if phase + 1 != self.begun {
             return;
         }
         self.reported.insert(thread, Duration::MAX);
@@ -571,7 +767,7 @@ impl Run {
         let ended = self.reported.values().filter(|to| **to == Duration::MAX).count();
         if ended >= threads as usize {
             self.users = 0;
-            self.ended = self.started;
+            (self.ready, self.started, self.ended) = (self.begun, self.begun, self.begun);
         }
     }
 }

@@ -7,6 +7,7 @@ mod backoff;
 mod clock;
 pub mod core;
 mod outbox;
+mod reach;
 
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
@@ -31,7 +32,10 @@ pub use self::clock::{ClockEstimate, Offset, Probe};
 pub use self::core::{Begin, Effect, Event, SessionCore};
 pub use self::outbox::{Interval, Outbox};
 
-use crate::engine::{Engine, EngineEvent, Order, PhaseOrder, Program, RunSetup, Secrets, Table};
+use crate::client::ClientSettings;
+use crate::engine::{
+    Blobs, BlockOrder, Engine, EngineEvent, Order, PhaseOrder, Program, RunSetup, Secrets, Table,
+};
 
 /// How a worker presents itself.
 #[derive(Clone, Debug)]
@@ -229,6 +233,14 @@ impl Actor {
             Some(EngineEvent::Zero { phase, seen_minus_zero_ns }) => {
                 self.happened(Event::Zero { phase, seen_minus_zero_ns })
             }
+            Some(EngineEvent::Ready { thread, phase }) => self.happened(Event::Ready { thread, phase }),
+            Some(EngineEvent::Yielded { json, failed }) => self.happened(Event::Yielded { json, failed }),
+            Some(EngineEvent::Wanted { thread, phase, load, number }) => {
+                self.happened(Event::Wanted { thread, phase, load, number })
+            }
+            Some(EngineEvent::TurnEnded { phase, load, user }) => {
+                self.happened(Event::TurnEnded { phase, load, user })
+            }
             Some(EngineEvent::PhaseEnded { thread, phase }) => {
                 self.happened(Event::PhaseEnded { thread, phase })
             }
@@ -273,7 +285,23 @@ impl Actor {
                 run_zero: begin.run_zero,
                 cycle: begin.cycle,
                 owner: begin.owner,
+                alone: begin.alone,
+                setup_json: begin.setup_json,
+                after_failure: begin.after_failure,
             })),
+            Effect::Zero { phase, zero } => self.order(&Order::Zero { phase, zero }),
+            Effect::EndPhase { phase, abort } => self.order(&Order::EndPhase { phase, abort }),
+            Effect::Block(block) => self.order(&Order::Block(BlockOrder {
+                phase: block.phase,
+                load: block.load,
+                thread: block.thread,
+                number: block.number,
+                first: block.first,
+                count: block.count,
+            })),
+            Effect::Turn(turn) => {
+                self.order(&Order::Turn { phase: turn.phase, load: turn.load, user: turn.user })
+            }
             Effect::Drain => self.order(&Order::Drain),
             Effect::Abort => self.order(&Order::Abort),
             Effect::Forget => self.forget(),
@@ -349,40 +377,32 @@ fn start_engine(
     let interval =
         Duration::from_nanos(plan.grid.map_or(1_000_000_000, |grid| grid.snapshot_ns).max(1_000_000));
     let mut parsed = HashMap::new();
-    for (hash, bytes) in tables {
-        parsed.insert(hash.clone(), Arc::new(Table::parse(bytes)?));
+    for source in &plan.sources {
+        if let Some(loadgrid_common::plan::source::Kind::TableHash(hash)) = &source.kind
+            && let Some(bytes) = tables.get(hash)
+        {
+            let key = Table::key(hash, &source.weight_column);
+            parsed.insert(key, Arc::new(Table::parse(bytes, &source.weight_column)?));
+        }
     }
+    let blobs = plan.blobs.iter().filter_map(|hash| {
+        let content = tables.get(hash)?;
+        Some((hash.clone(), bytes::Bytes::copy_from_slice(content)))
+    });
+    let blobs: Blobs = blobs.collect();
     let mut allowed = AllowedTargets::new(&prepare.allowed_targets);
     if let Some(own) = &config.allowed {
         allowed = allowed.narrowed(own.clone());
     }
-    let program = Arc::new(Program::compile(plan, &parsed)?);
-    reach(&program.plan().target, &allowed, program.connect_timeout())?;
-    let setup =
-        RunSetup { run: prepare.run, program, secrets: Secrets(prepare.secrets), allowed, lease, interval };
-    Ok(Engine::start(&setup, config.threads, events)?)
-}
-
-/// Opens and closes one connection to the target, so that a run against nobody does not begin.
-fn reach(target: &str, allowed: &AllowedTargets, limit: Duration) -> Result<(), String> {
-    use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
-    let cure = "start it, or name another one with --target";
-    let url =
-        url::Url::parse(target).map_err(|error| format!("the target {target} is not an address: {error}"))?;
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let port = url.port_or_known_default().unwrap_or(80);
-    let found = (host.as_str(), port).to_socket_addrs();
-    let found =
-        found.map_err(|error| format!("the target's name {host} is not resolved: {error}; {cure}"))?;
-    let found: Vec<SocketAddr> = found.filter(|address| allowed.allows(&host, address.ip())).collect();
-    let mut last = format!("{host} may not be sent load; see --allow-target of coordinator and worker");
-    for address in found {
-        match TcpStream::connect_timeout(&address, limit.max(Duration::from_millis(1))) {
-            Ok(_) => return Ok(()),
-            Err(error) => last = format!("the target {target} does not answer at {address}: {error}; {cure}"),
-        }
+    let program = Arc::new(Program::compile(plan, &parsed, blobs)?);
+    let clients = ClientSettings::new(&program.client_options(&prepare.secrets)?, allowed)?;
+    match &program.plan().wait_for {
+        Some(wait) => reach::wait_for(wait, &clients)?,
+        None => reach::connect(&program.plan().target, &clients)?,
     }
-    Err(last)
+    let setup =
+        RunSetup { run: prepare.run, program, secrets: Secrets(prepare.secrets), clients, lease, interval };
+    Ok(Engine::start(&setup, config.threads, events)?)
 }
 
 fn display_chain(error: &(dyn std::error::Error + 'static)) -> String {
