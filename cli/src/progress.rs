@@ -134,7 +134,8 @@ fn figures(phase: &pb::PhaseProgress) -> String {
     let time = if phase.ended {
         "done".to_owned()
     } else {
-        format!("{} left", show_duration(Duration::from_secs(left.as_secs())))
+        let at_most = if phase.ends_early { "at most " } else { "" };
+        format!("{at_most}{} left", show_duration(Duration::from_secs(left.as_secs())))
     };
     let dropped = if phase.dropped > 0 { format!("  {} dropped", phase.dropped) } else { String::new() };
     if phase.ended {

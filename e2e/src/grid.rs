@@ -125,12 +125,23 @@ impl Grid {
 }
 
 /// `loadgrid run` of a scenario, to its end.
+#[must_use]
+pub fn run_local(scenario: &str, more: &[&str]) -> Finished {
+    run_with_files(scenario, &[], more)
+}
+
+/// As [`run_local`], with files beside the scenario.
 ///
 /// # Panics
 /// Where it cannot be started.
 #[must_use]
-pub fn run_local(scenario: &str, more: &[&str]) -> Finished {
+pub fn run_with_files(scenario: &str, files: &[(&str, &[u8])], more: &[&str]) -> Finished {
     let directory = tempfile::tempdir().expect("a directory");
+    for (name, content) in files {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap_or(directory.path())).expect("a directory");
+        std::fs::write(path, content).expect("a file is written");
+    }
     let file = directory.path().join("scenario.yaml");
     let json = directory.path().join("report.json");
     std::fs::write(&file, scenario).expect("the scenario is written");

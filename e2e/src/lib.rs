@@ -11,7 +11,7 @@ mod process;
 mod witness;
 
 pub use binary::loadgrid;
-pub use grid::{Demo, Finished, Grid, run_local, truth};
+pub use grid::{Demo, Finished, Grid, run_local, run_with_files, truth};
 pub use nginx::Nginx;
 pub use process::{Child, free_port, wait_for};
 pub use witness::{Answer, Seen, Witness};

@@ -21,6 +21,8 @@ pub struct Seen {
     pub at: Duration,
     /// The other end of its connection.
     pub peer: SocketAddr,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub version: String,
 }
 
 impl Seen {
@@ -163,6 +165,7 @@ async fn note(
         headers: headers.collect(),
         at,
         peer,
+        version: format!("{:?}", parts.version),
     };
     let answer = (shared.behaviour)(&entry);
     shared.seen.lock().expect("nobody panics while noting").push(entry);

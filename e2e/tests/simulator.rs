@@ -780,15 +780,18 @@ impl Simulation {
             engine.phase = None;
             events.push(Event::PhaseEnded { thread: 0, phase });
         }
-        let id = worker.id.clone();
-        let key = (id.clone(), worker.incarnation);
         self.draws = draws;
-        for start in newly_started {
-            assert!(self.started.insert(start), "iteration {start:?} is started twice");
-            assert!(!self.lost.contains(&key), "{id} starts load after it was declared lost");
-            *self.started_by.entry(id.clone()).or_default() += 1;
-        }
+        self.note_starts(place, newly_started);
         events.into_iter().for_each(|event| self.worker_event(place, event));
+    }
+
+    fn note_starts(&mut self, place: usize, starts: Vec<(u32, u64)>) {
+        let key = (self.workers[place].id.clone(), self.workers[place].incarnation);
+        for start in starts {
+            assert!(self.started.insert(start), "iteration {start:?} is started twice");
+            assert!(!self.lost.contains(&key), "{} starts load after it was declared lost", key.0);
+            *self.started_by.entry(key.0.clone()).or_default() += 1;
+        }
     }
 
     /// What holds at every step.

@@ -123,33 +123,31 @@ pub fn measures_to_wire(measures: &Measures, phase: u32, fingerprint: &mut Finge
         actions: write(&stats.actions, user, SeriesKind::LifeActions),
     });
     let lives = lives.collect();
+    pb::Delta { steps, loads, groups, observed, lives, ..counts_to_wire(measures) }
+}
+
+/// What has no distribution: counters, actions, checks, errors of the scenario.
+fn counts_to_wire(measures: &Measures) -> pb::Delta {
+    let counter = |(&counter, stats): (&u32, &CounterStats)| pb::CounterDelta {
+        counter,
+        sum_millionths: stats.sum_millionths,
+        count: stats.count,
+    };
+    let action = |(&action, s): (&u32, &ActionStats)| pb::ActionDelta {
+        action,
+        chosen: s.chosen,
+        ok: s.ok,
+        failed: s.failed,
+    };
+    let check =
+        |(&check, s): (&u32, &CheckStats)| pb::CheckDelta { check, passed: s.passed, failed: s.failed };
     pb::Delta {
-        steps,
-        loads,
-        groups,
-        observed,
-        lives,
-        counters: measures
-            .counters
-            .iter()
-            .map(|(&counter, stats)| pb::CounterDelta {
-                counter,
-                sum_millionths: stats.sum_millionths,
-                count: stats.count,
-            })
-            .collect(),
-        actions: measures
-            .actions
-            .iter()
-            .map(|(&action, s)| pb::ActionDelta { action, chosen: s.chosen, ok: s.ok, failed: s.failed })
-            .collect(),
-        checks: measures
-            .checks
-            .iter()
-            .map(|(&check, s)| pb::CheckDelta { check, passed: s.passed, failed: s.failed })
-            .collect(),
+        counters: measures.counters.iter().map(counter).collect(),
+        actions: measures.actions.iter().map(action).collect(),
+        checks: measures.checks.iter().map(check).collect(),
         scenario_errors: measures.scenario_errors,
         scenario_error: measures.scenario_error.clone().unwrap_or_default(),
+        ..pb::Delta::default()
     }
 }
 
@@ -256,6 +254,14 @@ pub fn measures_from_wire(
         };
         measures.lives.entry(wire.user).or_default().merge(&stats);
     }
+    counts_from_wire(delta, &mut measures);
+    debug_assert!(ErrorKind::ALL.len() < 64, "an index on the wire stays small");
+    fingerprint.merge(sum);
+    Ok(measures)
+}
+
+/// The reverse of [`counts_to_wire`].
+fn counts_from_wire(delta: &pb::Delta, measures: &mut Measures) {
     measures.counters.extend(
         delta
             .counters
@@ -274,9 +280,6 @@ pub fn measures_from_wire(
     measures.scenario_errors = delta.scenario_errors;
     measures.scenario_error =
         (!delta.scenario_error.is_empty()).then(|| delta.scenario_error.chars().take(500).collect());
-    debug_assert!(ErrorKind::ALL.len() < 64, "an index on the wire stays small");
-    fingerprint.merge(sum);
-    Ok(measures)
 }
 
 #[cfg(test)]

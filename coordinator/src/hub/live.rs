@@ -28,6 +28,8 @@ pub(super) struct LiveRun {
     lost: Vec<LostWorker>,
     costs: BTreeMap<WorkerId, WorkerFacts>,
     watch: Watch,
+    /// What stands above the figures of the report.
+    notes: Vec<String>,
     skew: Duration,
     uncertainty: Duration,
     warnings: Vec<String>,
@@ -109,6 +111,7 @@ impl LiveRun {
             lost: Vec::new(),
             costs: BTreeMap::new(),
             watch,
+            notes: warnings.clone(),
             skew: Duration::ZERO,
             uncertainty: Duration::ZERO,
             warnings,
@@ -241,7 +244,7 @@ impl LiveRun {
             start_skew: self.skew,
             clock_uncertainty: self.uncertainty,
             workers: &costs,
-            warnings: &[],
+            warnings: &self.notes,
         })
     }
 
@@ -288,6 +291,7 @@ impl LiveRun {
         let mut view = PhaseView {
             name: plan.map(|phase| phase.name.clone()).unwrap_or_default(),
             length,
+            ends_early: plan.is_some_and(|phase| phase.length() < phase.limit()),
             elapsed: zero.map_or(Duration::ZERO, |zero| end.unwrap_or(now).since(zero).min(length)),
             started: zero.is_some_and(|zero| zero <= now),
             ended: end.is_some(),

@@ -40,6 +40,8 @@ pub struct PhaseView {
     pub name: String,
     /// Planned length.
     pub length: Duration,
+    /// Whether it ends with its last iteration; then `length` is the longest it may take.
+    pub ends_early: bool,
     /// Since its zero.
     pub elapsed: Duration,
     /// Whether it has begun.
@@ -101,6 +103,7 @@ impl PhaseView {
         pb::PhaseProgress {
             name: self.name.clone(),
             duration_ns: nanos(self.length),
+            ends_early: self.ends_early,
             elapsed_ns: nanos(self.elapsed),
             started: self.started,
             ended: self.ended,

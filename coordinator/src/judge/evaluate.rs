@@ -288,10 +288,23 @@ impl Gathered {
             Stat::Percentile(p) if dropped_share > 1.0 - p / 100.0 => {
                 Observed::AtLeast(summary.max as f64 * scale)
             }
-            Stat::Percentile(p) => value(values.quantile(p / 100.0).unwrap_or_default() as f64),
+            Stat::Percentile(p) => match value(values.quantile(p / 100.0).unwrap_or_default() as f64) {
+                Observed::Value(value) if threshold.metric.is_value() => Observed::Value(three_digits(value)),
+                observed => observed,
+            },
             Stat::Rate | Stat::Sum => Observed::Nothing,
         }
     }
+}
+
+/// A value to three significant digits: no histogram knows more of a quantile, and 3 should not read 3.001.
+#[must_use]
+pub fn three_digits(value: f64) -> f64 {
+    if value == 0.0 || !value.is_finite() {
+        return value;
+    }
+    let scale = 10_f64.powi(2 - value.abs().log10().floor() as i32);
+    (value * scale).round() / scale
 }
 
 /// Whether a step is one that the threshold is about.

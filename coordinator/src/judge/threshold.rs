@@ -238,7 +238,7 @@ impl Metric {
     }
 
     /// Whether it has a distribution of plain numbers.
-    const fn is_value(&self) -> bool {
+    pub(super) const fn is_value(&self) -> bool {
         matches!(self, Self::Observed(_) | Self::SessionActions)
     }
 

@@ -107,7 +107,6 @@ pub fn validity(facts: &Facts<'_>, ledger: &Ledger) -> Validity {
         let spoils = missing as f64 > planned as f64 * MISSING_ARRIVALS;
         (if spoils { &mut invalid } else { &mut suspect }).push(text);
     }
-    suspect.extend(facts.warnings.iter().cloned());
     let status = if !invalid.is_empty() {
         ValidityStatus::Invalid
     } else if suspect.is_empty() {

@@ -110,34 +110,7 @@ pub fn build(facts: &Facts<'_>) -> Report {
     let phase_iterations: Vec<Iterations> =
         accounts.iter().map(|loads| accounts::sum(loads.iter())).collect();
     let ledger = accounts::ledger(facts, &accounts, gaps);
-    let nothing = Measures::default();
-    let of_phase = |phase: usize| {
-        u32::try_from(phase).ok().and_then(|phase| facts.ingest.totals().get(&phase)).unwrap_or(&nothing)
-    };
-    let mut whole = Measures::default();
-    let mut phases = Vec::new();
-    for (number, (plan, iterations)) in facts.plan.phases.iter().zip(&phase_iterations).enumerate() {
-        let measures = of_phase(number);
-        // What was not recorded stands in its own row only; that the scenario failed in it is said all the same.
-        if plan.unrecorded {
-            whole.scenario_errors += measures.scenario_errors;
-            whole.scenario_error = whole.scenario_error.take().or_else(|| measures.scenario_error.clone());
-        } else {
-            whole.merge(measures);
-        }
-        let span = facts.phases.get(number).copied().unwrap_or_default();
-        let length = facts.length_of(u32::try_from(number).unwrap_or(u32::MAX));
-        phases.push(Phase {
-            name: plan.name.clone(),
-            recorded: !plan.unrecorded,
-            started: span.zero.is_some(),
-            duration_us: micros(length),
-            totals: totals(measures, iterations, length),
-            iterations: *iterations,
-            steps: measures.steps.iter().map(|(&id, stats)| step(facts.plan, id, stats)).collect(),
-            groups: groups(facts.plan, measures),
-        });
-    }
+    let (whole, phases) = phases(facts, &phase_iterations);
     let recorded = phases.iter().filter(|phase| phase.recorded);
     let length: Duration = recorded.map(|phase| Duration::from_micros(phase.duration_us)).sum();
     let recorded = accounts.iter().zip(&facts.plan.phases).filter(|(_, phase)| !phase.unrecorded);
@@ -166,6 +139,7 @@ pub fn build(facts: &Facts<'_>) -> Report {
         },
         verdict,
         validity,
+        warnings: facts.warnings.to_vec(),
         totals: totals(&whole, &iterations, length),
         ledger,
         phases,
@@ -213,6 +187,42 @@ pub fn build(facts: &Facts<'_>) -> Report {
         timeline: timeline(facts),
         ..Report::default()
     }
+}
+
+/// The measures of all recorded phases, and the rows of all phases.
+fn phases(facts: &Facts<'_>, iterations: &[Iterations]) -> (Measures, Vec<Phase>) {
+    let nothing = Measures::default();
+    let of_phase = |phase: usize| {
+        u32::try_from(phase).ok().and_then(|phase| facts.ingest.totals().get(&phase)).unwrap_or(&nothing)
+    };
+    let mut whole = Measures::default();
+    let mut phases = Vec::new();
+    for (number, (plan, iterations)) in facts.plan.phases.iter().zip(iterations).enumerate() {
+        let measures = of_phase(number);
+        // What was not recorded stands in its own row only; that the scenario failed in it is said all the same.
+        if plan.unrecorded {
+            whole.scenario_errors += measures.scenario_errors;
+            whole.scenario_error = whole.scenario_error.take().or_else(|| measures.scenario_error.clone());
+            // A life that begins in a warm-up may end in a phase that counts: lives are those of the run.
+            let lives = Measures { lives: measures.lives.clone(), ..Measures::default() };
+            whole.merge(&lives);
+        } else {
+            whole.merge(measures);
+        }
+        let span = facts.phases.get(number).copied().unwrap_or_default();
+        let length = facts.length_of(u32::try_from(number).unwrap_or(u32::MAX));
+        phases.push(Phase {
+            name: plan.name.clone(),
+            recorded: !plan.unrecorded,
+            started: span.zero.is_some(),
+            duration_us: micros(length),
+            totals: totals(measures, iterations, length),
+            iterations: *iterations,
+            steps: measures.steps.iter().map(|(&id, stats)| step(facts.plan, id, stats)).collect(),
+            groups: groups(facts.plan, measures),
+        });
+    }
+    (whole, phases)
 }
 
 fn name_of(list: &[String], id: u32) -> String {
@@ -279,7 +289,7 @@ fn groups(plan: &Plan, measures: &Measures) -> Vec<Group> {
 fn observed(values: &Distribution) -> Observed {
     let Some(summary) = values.summary() else { return Observed::default() };
     let number = |thousandths: u64| thousandths as f64 / 1e3;
-    let q = |q: f64| number(values.quantile(q).unwrap_or_default());
+    let q = |q: f64| judge::three_digits(number(values.quantile(q).unwrap_or_default()));
     Observed {
         count: values.count,
         min: number(summary.min),

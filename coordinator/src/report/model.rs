@@ -15,6 +15,8 @@ pub struct Report {
     pub run: Run,
     pub verdict: Verdict,
     pub validity: Validity,
+    /// What a reader must know before the figures.
+    pub warnings: Vec<String>,
     pub ledger: Ledger,
     pub totals: Totals,
     pub phases: Vec<Phase>,

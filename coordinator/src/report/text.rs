@@ -44,6 +44,7 @@ pub fn render(report: &Report, style: Style) -> String {
         steps(&mut out, report, style)?;
         ranking(&mut out, report, style)?;
         actions(&mut out, report, style)?;
+        lives_and_observed(&mut out, report, style)?;
         statuses_and_errors(&mut out, report, style)?;
         resources(&mut out, report, style)?;
         trust(&mut out, report, style)
@@ -80,8 +81,15 @@ fn headline(out: &mut String, report: &Report, style: Style) -> std::fmt::Result
         clean(&run.scenario),
         clean(&run.target)
     )?;
+    if !run.labels.is_empty() {
+        let labels = run.labels.iter().map(|(name, value)| format!("{}: {}", clean(name), clean(value)));
+        writeln!(out, "  {}", labels.collect::<Vec<_>>().join(" · "))?;
+    }
     for reason in &verdict.reasons {
         writeln!(out, "  {}", clean(reason))?;
+    }
+    for warning in &report.warnings {
+        writeln!(out, "  {} {}", style.paint(YELLOW, "warning:"), clean(warning))?;
     }
     if report.validity.status == ValidityStatus::Suspect {
         for reason in &report.validity.reasons {
@@ -188,15 +196,29 @@ fn bytes(count: u64) -> String {
     }
 }
 
+/// The iterations of the phases that belong to the totals.
+fn recorded_iterations(report: &Report) -> Iterations {
+    let recorded = report.phases.iter().filter(|phase| phase.recorded).map(|phase| phase.iterations);
+    let none = Iterations { planned: Some(0), ..Iterations::default() };
+    recorded.fold(none, |sum, phase| Iterations {
+        planned: sum.planned.zip(phase.planned).map(|(a, b)| a + b),
+        started: sum.started + phase.started,
+        dropped: sum.dropped + phase.dropped,
+        never_started: sum.never_started + phase.never_started,
+        ok: sum.ok + phase.ok,
+        failed: sum.failed + phase.failed,
+        unknown: sum.unknown + phase.unknown,
+    })
+}
+
 fn totals(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
     title(out, style, "Totals")?;
-    let (totals, iterations) = (&report.totals, &report.ledger.iterations);
+    let (totals, iterations) = (&report.totals, &recorded_iterations(report));
     writeln!(
         out,
-        "  {} exchanges, {} ({}), {} failed ({})",
+        "  {} exchanges, {}, {} failed ({})",
         totals.exchanges,
         rate(totals.exchanges_per_s),
-        if iterations.planned.is_some() { "open model" } else { "closed model" },
         totals.failed,
         percent(totals.failed, totals.exchanges)
     )?;
@@ -206,7 +228,7 @@ fn totals(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
         write!(
             out,
             ", {}",
-            style.paint(YELLOW, &format!("{} dropped: no virtual user was free", iterations.dropped))
+            style.paint(YELLOW, &format!("{} dropped: no virtual user was free in time", iterations.dropped))
         )?;
     }
     if iterations.never_started > 0 {
@@ -233,6 +255,7 @@ fn steps(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
     let many = report.phases.len() > 1;
     for phase in &report.phases {
         let heading = if many { format!("Phase {}", clean(&phase.name)) } else { "Steps".to_owned() };
+        let heading = if phase.recorded { heading } else { format!("{heading}, not part of the totals") };
         if !phase.started {
             title(out, style, &heading)?;
             writeln!(out, "  did not begin")?;
@@ -246,7 +269,7 @@ fn steps(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
             |count: u64| if seconds > 0.0 { rate(count as f64 / seconds) } else { "-".to_owned() };
         for step in &phase.steps {
             let head = [
-                short(&clean(&step.step), 44),
+                short(&step_name(step), 44),
                 step.exchanges.to_string(),
                 per_second(step.exchanges),
                 percent(step.failed, step.exchanges),
@@ -265,8 +288,89 @@ fn steps(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
             table.add_row(head.into_iter().chain(cells).collect::<Vec<_>>());
         }
         write_table(out, &table)?;
+        if !phase.groups.is_empty() {
+            groups(out, phase)?;
+        }
+        for step in phase.steps.iter().filter(|step| step.retries > 0) {
+            let again = if step.retries == 1 { "once" } else { "times" };
+            let times = if step.retries == 1 { String::new() } else { format!("{} ", step.retries) };
+            writeln!(out, "  {} was tried again {times}{again}", step_name(step))?;
+        }
+        for step in phase.steps.iter().filter(|step| step.cap_wait.max_us > 1_000) {
+            let wait = &step.cap_wait;
+            writeln!(
+                out,
+                "  {} waited for its cap: p50 {}, p95 {}, max {} (no part of the response time)",
+                step_name(step),
+                time(wait.p50_us, wait.count, 1),
+                time(wait.p95_us, wait.count, 20),
+                time(wait.max_us, wait.count, 1)
+            )?;
+        }
     }
     Ok(())
+}
+
+/// A step with its group.
+fn step_name(step: &super::model::Step) -> String {
+    match &step.group {
+        Some(group) => format!("{} › {}", clean(group), clean(&step.step)),
+        None => clean(&step.step),
+    }
+}
+
+fn groups(out: &mut String, phase: &super::model::Phase) -> std::fmt::Result {
+    let mut table = table(&["group", "count", "failed", "p50", "p90", "p95", "p99", "p99.9", "max"]);
+    for group in &phase.groups {
+        let all = group.ok + group.failed;
+        let head = [short(&clean(&group.group), 44), all.to_string(), percent(group.failed, all)];
+        table.add_row(head.into_iter().chain(times(&group.duration)).collect::<Vec<_>>());
+    }
+    write_table(out, &table)
+}
+
+/// Lives of users, and the scenario's own distributions.
+fn lives_and_observed(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
+    if !report.lives.is_empty() {
+        title(out, style, "Users' lives")?;
+        let mut table =
+            table(&["user", "begun", "ok", "failed", "cut off", "p50", "p95", "max", "actions (mean)"]);
+        for lives in &report.lives {
+            let ended = lives.ok + lives.failed;
+            let span = |ms: u64| match ended {
+                0 => "-".to_owned(),
+                _ => show_duration(Duration::from_millis(ms)),
+            };
+            table.add_row(vec![
+                short(&clean(&lives.user), 44),
+                lives.begun.to_string(),
+                lives.ok.to_string(),
+                lives.failed.to_string(),
+                lives.unknown.to_string(),
+                span(lives.duration_p50_ms),
+                span(lives.duration_p95_ms),
+                span(lives.duration_max_ms),
+                if ended > 0 { number(lives.actions.mean) } else { "-".to_owned() },
+            ]);
+        }
+        write_table(out, &table)?;
+    }
+    if !report.observed.is_empty() {
+        title(out, style, "Observed values")?;
+        let mut table = table(&["", "count", "min", "mean", "p50", "p90", "p95", "p99", "max"]);
+        for (name, o) in &report.observed {
+            let cells = [o.min, o.mean, o.p50, o.p90, o.p95, o.p99, o.max].map(number);
+            let head = [short(&clean(name), 44), o.count.to_string()];
+            table.add_row(head.into_iter().chain(cells).collect::<Vec<_>>());
+        }
+        write_table(out, &table)?;
+    }
+    Ok(())
+}
+
+fn number(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn short(text: &str, width: usize) -> String {
@@ -348,23 +452,30 @@ fn statuses_and_errors(out: &mut String, report: &Report, style: Style) -> std::
             writeln!(out, "  … and {} more kinds", errors.len() - 20)?;
         }
     }
-    let failed: Vec<_> = report.checks.iter().filter(|check| check.failed > 0).collect();
-    let passed = report.checks.len() - failed.len();
-    if !report.checks.is_empty() {
-        title(out, style, "Checks")?;
-        for check in failed.iter().take(20) {
-            let all = check.passed + check.failed;
-            writeln!(
-                out,
-                "  {} {}  failed {} of {all}",
-                style.paint(RED, "✗"),
-                short(&clean(&check.check), 70),
-                check.failed
-            )?;
+    checks(out, report, style)
+}
+
+/// Every check, those that failed first.
+fn checks(out: &mut String, report: &Report, style: Style) -> std::fmt::Result {
+    const MOST: usize = 40;
+    if report.checks.is_empty() {
+        return Ok(());
+    }
+    title(out, style, "Checks")?;
+    let mut checks: Vec<_> = report.checks.iter().collect();
+    checks.sort_by_key(|check| std::cmp::Reverse(check.failed));
+    for check in checks.iter().take(MOST) {
+        let (name, all) = (short(&clean(&check.check), 70), check.passed + check.failed);
+        if check.failed > 0 {
+            let share = percent(check.failed, all);
+            let mark = style.paint(RED, "✗");
+            writeln!(out, "  {mark} {name}  failed {} of {all} ({share})", check.failed)?;
+        } else {
+            writeln!(out, "  {} {name}  passed {all}", style.paint(GREEN, "✓"))?;
         }
-        if passed > 0 {
-            writeln!(out, "  {} {passed} always passed", style.paint(GREEN, "✓"))?;
-        }
+    }
+    if checks.len() > MOST {
+        writeln!(out, "  … and {} more", checks.len() - MOST)?;
     }
     Ok(())
 }

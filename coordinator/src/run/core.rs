@@ -643,65 +643,19 @@ impl RunCore {
                 }
                 self.give_up_after(now, until, "agreeing on the shares")
             }
-            State::Warming { phase, until } => {
-                let (phase, until) = (*phase, *until);
-                if present == 0 {
-                    self.end(EndReason::NoWorkersLeft, out);
-                    return false;
-                }
+            State::Warming { .. } | State::InPhase { .. } | State::Ending { .. } if present == 0 => {
+                self.end(EndReason::NoWorkersLeft, out);
+                false
+            }
+            &State::Warming { phase, until } => {
                 if self.live().all(|(_, worker)| worker.progress.ready > phase) {
                     self.set_zero(now, phase, out);
                     return true;
                 }
                 self.give_up_after(now, until, "preparing users for a phase")
             }
-            State::InPhase { phase, until, .. } => {
-                let (phase, until) = (*phase, *until);
-                if present == 0 {
-                    self.end(EndReason::NoWorkersLeft, out);
-                    return false;
-                }
-                let is_load = self.kind_of(phase) == PhaseKind::Load;
-                if is_load && self.live().any(|(_, worker)| worker.progress.end_run) {
-                    self.stop(now, EndReason::EndedByScenario, false);
-                    return true;
-                }
-                if self.live().all(|(_, worker)| worker.progress.ended > phase) {
-                    out.push(RunEffect::PhaseEnded { phase, at: now });
-                    self.after(now, phase, out);
-                    return true;
-                }
-                if self.kind_of(phase) == PhaseKind::Teardown && now >= until {
-                    let reason = self.reason.clone().unwrap_or(EndReason::Completed);
-                    self.state = State::Draining { reason, until: now + SEAL_LIMIT, aborting: true };
-                    return true;
-                }
-                self.give_up_after(now, until, "ending a phase")
-            }
-            State::Ending { phase, until, aborting } => {
-                let (phase, until, aborting) = (*phase, *until, *aborting);
-                if present == 0 {
-                    self.end(EndReason::NoWorkersLeft, out);
-                    return false;
-                }
-                if self.live().all(|(_, worker)| worker.progress.ended > phase) {
-                    out.push(RunEffect::PhaseEnded { phase, at: now });
-                    self.keep_setup(phase);
-                    self.tear_down(now, out);
-                    return true;
-                }
-                if now < until {
-                    return false;
-                }
-                self.state = if aborting {
-                    // Somebody does not end even what it was told to drop; then there is nobody to rely on.
-                    let reason = self.reason.clone().unwrap_or(EndReason::Completed);
-                    State::Draining { reason, until: now + SEAL_LIMIT, aborting: true }
-                } else {
-                    State::Ending { phase, until: now + SEAL_LIMIT, aborting: true }
-                };
-                true
-            }
+            &State::InPhase { phase, until, .. } => self.settle_in_phase(now, phase, until, out),
+            &State::Ending { phase, until, aborting } => self.settle_ending(now, phase, until, aborting, out),
             State::Draining { until, aborting, reason } => {
                 let (until, aborting, reason) = (*until, *aborting, reason.clone());
                 let holding = self
@@ -724,6 +678,57 @@ impl RunCore {
             }
             State::Ended => false,
         }
+    }
+
+    fn settle_in_phase(&mut self, now: Moment, phase: u32, until: Moment, out: &mut Vec<RunEffect>) -> bool {
+        let kind = self.kind_of(phase);
+        if kind == PhaseKind::Load && self.live().any(|(_, worker)| worker.progress.end_run) {
+            self.stop(now, EndReason::EndedByScenario, false);
+            return true;
+        }
+        if self.live().all(|(_, worker)| worker.progress.ended > phase) {
+            out.push(RunEffect::PhaseEnded { phase, at: now });
+            self.after(now, phase, out);
+            return true;
+        }
+        if kind == PhaseKind::Teardown && now >= until {
+            self.state =
+                State::Draining { reason: self.reason_so_far(), until: now + SEAL_LIMIT, aborting: true };
+            return true;
+        }
+        self.give_up_after(now, until, "ending a phase")
+    }
+
+    fn settle_ending(
+        &mut self,
+        now: Moment,
+        phase: u32,
+        until: Moment,
+        aborting: bool,
+        out: &mut Vec<RunEffect>,
+    ) -> bool {
+        if self.live().all(|(_, worker)| worker.progress.ended > phase) {
+            out.push(RunEffect::PhaseEnded { phase, at: now });
+            self.keep_setup(phase);
+            self.tear_down(now, out);
+            return true;
+        }
+        if now < until {
+            return false;
+        }
+        let until = now + SEAL_LIMIT;
+        self.state = if aborting {
+            // Somebody does not end even what it was told to drop; then there is nobody to rely on.
+            State::Draining { reason: self.reason_so_far(), until, aborting: true }
+        } else {
+            State::Ending { phase, until, aborting: true }
+        };
+        true
+    }
+
+    /// Why the run ends, as far as it is known.
+    fn reason_so_far(&self) -> EndReason {
+        self.reason.clone().unwrap_or(EndReason::Completed)
     }
 
     /// Why a run that has not begun cannot begin.
@@ -790,7 +795,7 @@ impl RunCore {
         } else if (next as usize) < self.config.phases.len() {
             self.begin_phase(now, next, out);
         } else {
-            let reason = self.reason.clone().unwrap_or(EndReason::Completed);
+            let reason = self.reason_so_far();
             self.state = State::Draining { reason, until: now + SEAL_LIMIT, aborting: false };
         }
     }
@@ -818,7 +823,7 @@ impl RunCore {
         match self.teardown() {
             Some(teardown) => self.begin_phase(now, teardown, out),
             None => {
-                let reason = self.reason.clone().unwrap_or(EndReason::Completed);
+                let reason = self.reason_so_far();
                 self.state = State::Draining { reason, until: now + SEAL_LIMIT, aborting: false };
             }
         }

@@ -130,7 +130,7 @@ impl Grants {
     }
 
     /// The turns of a phase that are to be said now: (load, user, owner). Users whose owner is lost are skipped.
-    pub(super) fn to_say(
+    pub(super) fn due_turns(
         &mut self,
         now: Moment,
         phase: u32,
@@ -243,16 +243,16 @@ mod tests {
         let cycle = Cycle::deal(&[1, 1]).unwrap();
         let repeat = Duration::from_secs(1);
         let at = |s: u64| Moment::from_nanos(s * 1_000_000_000);
-        assert_eq!(grants.to_say(at(1), 3, repeat, &cycle, |_| true), [(0, 0, 0)]);
-        assert!(grants.to_say(at(1), 3, repeat, &cycle, |_| true).is_empty(), "said a moment ago");
-        assert_eq!(grants.to_say(at(3), 3, repeat, &cycle, |_| true), [(0, 0, 0)]);
+        assert_eq!(grants.due_turns(at(1), 3, repeat, &cycle, |_| true), [(0, 0, 0)]);
+        assert!(grants.due_turns(at(1), 3, repeat, &cycle, |_| true).is_empty(), "said a moment ago");
+        assert_eq!(grants.due_turns(at(3), 3, repeat, &cycle, |_| true), [(0, 0, 0)]);
         grants.ended(3, 0, 1);
         grants.ended(3, 0, 1);
-        assert_eq!(grants.to_say(at(3), 3, repeat, &cycle, |_| true), [(0, 1, 1)]);
-        assert_eq!(grants.to_say(at(4), 3, repeat, &cycle, |owner| owner == 0), [(0, 2, 0)]);
+        assert_eq!(grants.due_turns(at(3), 3, repeat, &cycle, |_| true), [(0, 1, 1)]);
+        assert_eq!(grants.due_turns(at(4), 3, repeat, &cycle, |owner| owner == 0), [(0, 2, 0)]);
         grants.ended(3, 0, 3);
-        assert_eq!(grants.to_say(at(4), 3, repeat, &cycle, |owner| owner == 0), [(0, 4, 0)]);
+        assert_eq!(grants.due_turns(at(4), 3, repeat, &cycle, |owner| owner == 0), [(0, 4, 0)]);
         grants.ended(3, 0, 5);
-        assert!(grants.to_say(at(9), 3, repeat, &cycle, |_| true).is_empty());
+        assert!(grants.due_turns(at(9), 3, repeat, &cycle, |_| true).is_empty());
     }
 }

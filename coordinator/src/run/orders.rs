@@ -71,7 +71,7 @@ impl RunCore {
         let worker_of = |owner: u32| shares.get(owner as usize).map(|(worker, _, _)| worker);
         let is_live =
             |owner: u32| worker_of(owner).and_then(|id| workers.get(id)).is_some_and(|worker| worker.live);
-        for (load, user, owner) in self.grants.to_say(now, phase, REPEAT, &cycle, is_live) {
+        for (load, user, owner) in self.grants.due_turns(now, phase, REPEAT, &cycle, is_live) {
             let Some(worker) = worker_of(owner) else { continue };
             let turn = pb::Turn { run: self.config.run.clone(), phase, load, user: user + 1 };
             out.push(RunEffect::Send { worker: worker.clone(), order: Box::new(Order::Turn(turn)) });

@@ -17,6 +17,8 @@ pub(super) struct Constants {
     vars: Map<String, Json>,
     env: BTreeMap<String, String>,
     target: Option<String>,
+    /// Where each var is declared, unless its value came from the command line.
+    places: BTreeMap<String, Span>,
     /// Variables of the environment that an expression names.
     used_env: RefCell<BTreeSet<String>>,
 }
@@ -46,6 +48,10 @@ impl Constants {
                 (None, None) => constants.json(&declared.0, sink),
             };
             constants.vars.insert(name.clone(), value.unwrap_or(Json::Null));
+            if given.is_none() {
+                let place = profile.map_or(declared.0.span, |value| value.0.span);
+                constants.places.insert(name.clone(), place);
+            }
         }
         constants
     }
@@ -133,7 +139,7 @@ impl Constants {
         let pieces = match expression::split(&text.value) {
             Ok(pieces) => pieces,
             Err(error) => {
-                sink.add(text.at(error.offset, 2), error.to_string());
+                sink.add_with_hint(text.at(error.offset, 2), error.to_string(), "close it with `}`");
                 return None;
             }
         };
@@ -146,7 +152,7 @@ impl Constants {
                     let expression = match Expression::compile(expression) {
                         Ok(expression) => expression,
                         Err(error) => {
-                            sink.add(span, error.to_string());
+                            sink.add_with_hint(span, error.to_string(), super::template::cure(&error));
                             return None;
                         }
                     };
@@ -175,12 +181,20 @@ impl Constants {
         match U::parse(&text) {
             Ok(value) => Some(value),
             Err(message) => {
-                let message = if quantity.text.value.contains("${") {
-                    format!("{message} (from `{}`)", quantity.text.value)
-                } else {
-                    message
-                };
-                sink.add(quantity.text.span, message);
+                let written = &quantity.text.value;
+                let var = written.trim().strip_prefix("${vars.").and_then(|rest| rest.strip_suffix('}'));
+                match var.and_then(|var| self.places.get(var.trim())) {
+                    // The mistake stands where the var is declared.
+                    Some(place) => {
+                        let hint = format!("{}: it is used as `{written}`", U::EXAMPLE);
+                        sink.add_with_hint(*place, message, hint);
+                    }
+                    None if written.contains("${") => {
+                        let message = format!("{message} (from `{written}`)");
+                        sink.add_with_hint(quantity.text.span, message, U::EXAMPLE);
+                    }
+                    None => sink.add_with_hint(quantity.text.span, message, U::EXAMPLE),
+                }
                 None
             }
         }

@@ -282,7 +282,7 @@ fn row_template(text: &Text, constants: &Constants, sink: &mut Sink) -> Option<p
     let pieces = match expression::split(&text.value) {
         Ok(pieces) => pieces,
         Err(error) => {
-            sink.add(text.at(error.offset, 2), error.to_string());
+            sink.add_with_hint(text.at(error.offset, 2), error.to_string(), "close it with `}`");
             return None;
         }
     };
@@ -295,7 +295,7 @@ fn row_template(text: &Text, constants: &Constants, sink: &mut Sink) -> Option<p
                 let compiled = match Expression::compile(&expression) {
                     Ok(compiled) => compiled,
                     Err(error) => {
-                        sink.add(span, error.to_string());
+                        sink.add_with_hint(span, error.to_string(), template::cure(&error));
                         return None;
                     }
                 };

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 
 use serde_json::{Value as Json, json};
 
-use super::problem::{Sink, Span, suggest};
+use super::problem::{Sink, Span, meant, suggest};
 use super::tree::{Key, Node, Value};
 
 /// A type that a node can be read as.
@@ -46,24 +46,35 @@ pub(super) fn entries<'a>(node: &'a Node, what: &str, sink: &mut Sink) -> Option
     None
 }
 
-/// What a key of a mapping is to its type.
-pub(super) fn check_key(key: &Key, known: &[&'static str], later: &[&'static str], sink: &mut Sink) {
-    if key.text.starts_with("x-") || known.contains(&&*key.text) {
-        return;
-    }
+/// Tells what is wrong with a key that its mapping does not have. `missing` are the keys that the mapping must have and
+/// has not: an unknown key may well be one of them. Gives the key that is most likely meant.
+pub(super) fn unknown_key(
+    key: &Key,
+    known: &[&'static str],
+    later: &[&'static str],
+    missing: &[&'static str],
+    sink: &mut Sink,
+) -> Option<&'static str> {
     if later.contains(&&*key.text) {
         sink.add_with_hint(
             key.span,
             format!("`{}` is not supported yet by this version", key.text),
             "remove it; the changelog tells when it comes",
         );
-        return;
+        return None;
     }
     let message = format!("unknown key `{}`", key.text);
-    match suggest(&key.text, known.iter().copied()) {
-        Some(hint) => sink.add_with_hint(key.span, message, hint),
-        None => sink.add(key.span, message),
-    }
+    let meant = meant(&key.text, known.iter().copied()).or(match missing {
+        [only] => Some(*only),
+        _ => None,
+    });
+    let hint = match meant {
+        Some(meant) if missing.contains(&meant) => format!("did you mean `{meant}`? It is missing here"),
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => suggest(&key.text, known.iter().copied()).unwrap_or_default(),
+    };
+    sink.add_with_hint(key.span, message, hint);
+    meant
 }
 
 /// Declares a mapping: its keys, which of them are required, and which a later version will have.
@@ -79,10 +90,10 @@ macro_rules! mapping {
         $(#[doc = $doc])*
         #[derive(Clone, Debug)]
         #[allow(dead_code, reason = "a key may be read for its problems only")]
-        pub(super) struct $name {
+        pub(in crate::scenario) struct $name {
             /// Where it stands.
-            pub(super) span: Span,
-            $($(#[doc = $field_doc])* pub(super) $field: mapping!(@type $need $type),)*
+            pub(in crate::scenario) span: Span,
+            $($(#[doc = $field_doc])* pub(in crate::scenario) $field: mapping!(@type $need $type),)*
         }
 
         impl $crate::scenario::decode::Decode for $name {
@@ -93,16 +104,28 @@ macro_rules! mapping {
                 let node = lifted.as_ref().unwrap_or(node);
                 let entries = $crate::scenario::decode::entries(node, concat!("`", stringify!($name), "`"), sink)?;
                 $(let mut $field = (None::<$type>, false);)*
+                let mut unknown = Vec::new();
                 for (key, value) in entries {
                     match &*key.text {
                         $(text if text == mapping!(@key $field) => {
                             $field.1 = true;
                             $field.0 = $crate::scenario::decode::Decode::decode(value, sink);
                         })*
-                        _ => $crate::scenario::decode::check_key(key, KNOWN, LATER, sink),
+                        text if text.starts_with("x-") => {}
+                        _ => unknown.push(key),
                     }
                 }
-                let broken = [$(mapping!(@missing $need $field node sink)),*];
+                let missing: Vec<&'static str> =
+                    [$(mapping!(@absent $need $field)),*].into_iter().flatten().collect();
+                // A key that is missing because it is mistyped is told once.
+                let meant: Vec<Option<&'static str>> = unknown
+                    .into_iter()
+                    .map(|key| $crate::scenario::decode::unknown_key(key, KNOWN, LATER, &missing, sink))
+                    .collect();
+                let missing: Vec<&'static str> =
+                    missing.into_iter().filter(|key| !meant.contains(&Some(*key))).collect();
+                $crate::scenario::decode::tell_missing(node, &missing, sink);
+                let broken = [$(mapping!(@missing $need $field)),*];
                 if broken.contains(&true) {
                     return None;
                 }
@@ -147,16 +170,20 @@ macro_rules! mapping {
     (@later $later:expr) => { $later };
     (@require required $field:ident $list:ident) => { $list.push(mapping!(@key $field)) };
     (@require optional $field:ident $list:ident) => {};
+    (@absent required $field:ident) => { (!$field.1).then_some(mapping!(@key $field)) };
+    (@absent optional $field:ident) => { None };
     // A key that cannot be read was told; without a required one there is no value of this type.
-    (@missing required $field:ident $node:ident $sink:ident) => {{
-        if !$field.1 {
-            $sink.add($node.span, format!("`{}` is missing here", mapping!(@key $field)));
-        }
-        $field.0.is_none()
-    }};
-    (@missing optional $field:ident $node:ident $sink:ident) => { false };
+    (@missing required $field:ident) => { $field.0.is_none() };
+    (@missing optional $field:ident) => { false };
 }
 pub(super) use mapping;
+
+/// Tells which keys a mapping must have and has not.
+pub(super) fn tell_missing(node: &Node, missing: &[&'static str], sink: &mut Sink) {
+    for key in missing {
+        sink.add_with_hint(node.span, format!("`{key}` is missing here"), format!("add `{key}: …`"));
+    }
+}
 
 /// A scalar that stands for the mapping with only its short key.
 pub(super) fn lift(node: &Node, short: Option<&'static str>) -> Option<Node> {
@@ -206,7 +233,7 @@ macro_rules! verbs {
     ) => {
         $(#[doc = $doc])*
         #[derive(Clone, Debug)]
-        pub(super) enum $name {
+        pub(in crate::scenario) enum $name {
             $($(#[doc = $verb_doc])* $variant($type),)*
         }
 
@@ -249,6 +276,37 @@ macro_rules! verbs {
     (@later $later:expr) => { $later };
 }
 pub(super) use verbs;
+
+/// Declares a choice between words.
+macro_rules! words {
+    ($(#[doc = $doc:literal])* enum $name:ident { $($word:literal => $variant:ident,)* } $(later $later:expr)?) => {
+        $(#[doc = $doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(in crate::scenario) enum $name { $(#[doc = $word] $variant,)* }
+
+        impl $crate::scenario::decode::Decode for $name {
+            fn decode(node: &Node, sink: &mut Sink) -> Option<Self> {
+                let later: &[&str] = words!(@later $($later)?);
+                let text = <$crate::scenario::decode::Text as $crate::scenario::decode::Decode>::decode(node, sink)?;
+                match text.value.as_str() {
+                    $($word => return Some(Self::$variant),)*
+                    word if later.contains(&word) => {
+                        sink.add_with_hint(text.span, format!("`{word}` is not supported yet by this version"), "remove it; the changelog tells when it comes");
+                    }
+                    word => sink.add_with_hint(text.span, format!("`{word}` is not known here"), format!("one of: {}", [$($word),*].join(", "))),
+                }
+                None
+            }
+
+            fn schema(_: &mut $crate::scenario::decode::Definitions) -> serde_json::Value {
+                serde_json::json!({ "enum": [$($word),*] })
+            }
+        }
+    };
+    (@later) => { &[] };
+    (@later $later:expr) => { $later };
+}
+pub(super) use words;
 
 /// The one entry of a mapping with exactly one verb.
 pub(super) fn one_verb<'a>(
@@ -504,6 +562,10 @@ pub(super) trait Unit: 'static {
     const PATTERN: &'static str;
     /// Name of the schema.
     const NAME: &'static str;
+    /// What it may be in JSON, beside a text of the pattern.
+    const NUMBER: Option<&'static str>;
+    /// A good one, for those who wrote a bad one.
+    const EXAMPLE: &'static str;
 }
 
 impl<U: Unit> Decode for Quantity<U> {
@@ -512,22 +574,25 @@ impl<U: Unit> Decode for Quantity<U> {
         if !text.value.contains("${")
             && let Err(message) = U::parse(&text.value)
         {
-            sink.add(text.span, message);
+            sink.add_with_hint(text.span, message, U::EXAMPLE);
             return None;
         }
         Some(Self { text, unit: PhantomData })
     }
 
     fn schema(definitions: &mut Definitions) -> Json {
-        definitions.reference(
-            U::NAME,
-            |_| json!({ "type": ["string", "number"], "pattern": format!("\\$\\{{.*\\}}|{}", U::PATTERN) }),
-        )
+        definitions.reference(U::NAME, |_| {
+            let text = json!({ "type": "string", "pattern": format!("\\$\\{{.*\\}}|{}", U::PATTERN) });
+            match U::NUMBER {
+                Some(kind) => json!({ "anyOf": [text, { "type": kind, "minimum": 0 }] }),
+                None => text,
+            }
+        })
     }
 }
 
 macro_rules! unit {
-    ($(#[doc = $doc:literal])* $name:ident, $value:ty, $pattern:literal, $parse:expr) => {
+    ($(#[doc = $doc:literal])* $name:ident, $value:ty, $number:expr, $example:literal, $pattern:literal, $parse:expr) => {
         $(#[doc = $doc])*
         #[derive(Clone, Debug)]
         pub(super) struct $name;
@@ -536,6 +601,8 @@ macro_rules! unit {
             type Value = $value;
             const PATTERN: &'static str = $pattern;
             const NAME: &'static str = stringify!($name);
+            const NUMBER: Option<&'static str> = $number;
+            const EXAMPLE: &'static str = $example;
 
             fn parse(text: &str) -> Result<$value, String> {
                 let parse: fn(&str) -> Result<$value, String> = $parse;
@@ -547,27 +614,27 @@ macro_rules! unit {
 
 unit!(
     /// A length of time.
-    Duration, std::time::Duration, r"^\s*([0-9._]+\s*(ns|us|µs|ms|s|m|min|h|d)\s*)+$",
+    Duration, std::time::Duration, None, "write for example 30s, 250ms or 1m30s", r"^\s*([0-9._]+\s*(ns|us|µs|ms|s|m|min|h|d)\s*)+$",
     |text| loadgrid_common::units::parse_duration(text).map_err(|e| e.to_string())
 );
 unit!(
     /// Arrivals per time.
-    Rate, loadgrid_common::units::Rate, r"^\s*[0-9._]+\s*/\s*(s|sec|second|m|min|minute|h|hour)\s*$",
+    Rate, loadgrid_common::units::Rate, None, "write for example 200/s or 1000/m", r"^\s*[0-9._]+\s*/\s*(s|sec|second|m|min|minute|h|hour)\s*$",
     |text| loadgrid_common::units::parse_rate(text).map_err(|e| e.to_string())
 );
 unit!(
     /// A number of bytes.
-    Bytes, u64, r"^[0-9._]+\s*(B|KiB|MiB|GiB|kB|KB|MB|GB)?$",
+    Bytes, u64, Some("integer"), "write for example 64KiB or 10MB", r"^[0-9._]+\s*(B|KiB|MiB|GiB|kB|KB|MB|GB)?$",
     |text| loadgrid_common::units::parse_bytes(text).map_err(|e| e.to_string())
 );
 unit!(
     /// A whole number.
-    Count, u64, r"^[0-9][0-9_]*$",
+    Count, u64, Some("integer"), "write a whole number, for example 10", r"^[0-9][0-9_]*$",
     |text| text.trim().replace('_', "").parse().map_err(|_| format!("`{text}` is not a whole number"))
 );
 unit!(
     /// A number above 0, such as 10 or 1.5.
-    Factor, f64, r"^[0-9][0-9_.]*x?$",
+    Factor, f64, Some("number"), "write for example 10 or 1.5", r"^[0-9][0-9_.]*x?$",
     |text| {
         let number = text.trim().trim_end_matches('x').replace('_', "").parse::<f64>().ok();
         number.filter(|n| n.is_finite() && *n > 0.0).ok_or_else(|| format!("`{text}` is not a number above 0"))
@@ -575,6 +642,6 @@ unit!(
 );
 unit!(
     /// At most so many in a stretch of time.
-    CapRate, (u64, std::time::Duration), r"^\s*[0-9_]+\s*/\s*(s|sec|second|m|min|minute|h|hour)\s*$",
+    CapRate, (u64, std::time::Duration), None, "write for example 600/m", r"^\s*[0-9_]+\s*/\s*(s|sec|second|m|min|minute|h|hour)\s*$",
     |text| loadgrid_common::units::parse_cap(text).map_err(|e| e.to_string())
 );

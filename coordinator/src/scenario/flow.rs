@@ -32,6 +32,11 @@ pub(super) struct Names {
 const MOST_STEPS: usize = 250;
 /// The name of that rest.
 const OTHER: &str = "__other__";
+/// Words that expressions read as something else than a name.
+const RESERVED: &[&str] = &[
+    "true", "false", "none", "True", "False", "None", "and", "or", "not", "in", "is", "if", "else", "loop",
+    "self",
+];
 /// The most steps of a user, calls replaced: a guard against flows that multiply.
 const MOST_EXPANDED: usize = 20_000;
 
@@ -288,6 +293,8 @@ impl<'a> Flows<'a> {
             (format!("`{text}` cannot name a variable"), hint)
         } else if plan::slots::FIXED.contains(&text) || self.sources.iter().any(|source| source.0 == text) {
             (format!("`{text}` is taken"), "choose another name")
+        } else if RESERVED.contains(&text) {
+            (format!("`{text}` is a word of expressions"), "choose another name")
         } else if expression::known_functions().any(|function| function == text) {
             (format!("`{text}` is the name of a function"), "choose another name")
         } else {

@@ -51,7 +51,7 @@ impl Flows<'_> {
         let connections = self.connections(http.connections.as_ref(), &mut out);
         let hosts = self.hosts(http, &mut out);
         let tls = http.tls.as_ref().map(|tls| self.tls(tls, &mut secrets));
-        (timeouts?, connections?, hosts?);
+        timeouts.and(connections).and(hosts)?;
         out.headers = headers?;
         out.auth = match auth {
             Some(auth) => Some(auth?),

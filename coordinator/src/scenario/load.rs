@@ -87,6 +87,7 @@ pub(super) fn phases(loads: &Loads<'_>, sink: &mut Sink) -> Option<Vec<plan::Pha
             reader.choice_is_known(choice, &["main"]);
             vec![plan_phase("main", vec![reader.short(load)?])]
         }
+        (None, None) if !sink.is_empty() => return None,
         (None, None) => {
             let span = Span { start: document.span.start, length: 1 };
             sink.add_with_hint(
@@ -215,6 +216,8 @@ impl Reader<'_> {
     fn continues_the_one_before(&mut self, phase: &doc::Phase, before: Option<&doc::Phase>) {
         let Some(continues) = &phase.continues else { return };
         match before {
+            // The one before may be one that could not be read.
+            _ if !self.sink.is_empty() => {}
             Some(before) if before.name.0.value == continues.value => {}
             Some(before) => {
                 let message = format!("`{}` is not the phase before this one", continues.value);
@@ -311,7 +314,8 @@ impl Reader<'_> {
         let place = match user {
             Some(name) => {
                 let place = self.users.names().position(|known| known == name.value);
-                if place.is_none() && !self.users.is_broken(&name.value) {
+                let nobody = self.users.entries.is_empty() && !self.sink.is_empty();
+                if place.is_none() && !self.users.is_broken(&name.value) && !nobody {
                     let hint = suggest(&name.value, self.users.names()).unwrap_or_default();
                     self.sink.add_with_hint(
                         name.span,
@@ -673,6 +677,8 @@ impl Reader<'_> {
     /// The load, where it can be scheduled and has something to do.
     fn schedulable(&mut self, load: plan::Load, span: Span) -> Option<plan::Load> {
         match load.view(&plan_phase("", Vec::new())) {
+            // A part that could not be read was told already.
+            Ok(view) if view.planned() == Some(0) && !self.sink.is_empty() => None,
             Ok(view) if view.planned() == Some(0) => {
                 self.sink.add_with_hint(span, "this load has no arrivals", "raise the rate or the duration");
                 None

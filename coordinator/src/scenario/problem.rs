@@ -47,7 +47,8 @@ impl Sink {
 
     /// Adds a problem with a cure.
     pub(super) fn add_with_hint(&mut self, span: Span, message: impl Into<String>, hint: impl Into<String>) {
-        self.problems.push(Problem { span, message: message.into(), hint: Some(hint.into()) });
+        let hint = Some(hint.into()).filter(|hint| !hint.is_empty());
+        self.problems.push(Problem { span, message: message.into(), hint });
     }
 
     /// Whether there is any problem yet.
@@ -152,17 +153,33 @@ impl fmt::Display for Problems {
 
 /// The nearest of the known names, where one is near.
 #[must_use]
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name_length = name.chars().count();
     let candidates = known.into_iter().filter(|known| !known.is_empty());
     let (distance, best) = candidates.map(|known| (strsim::osa_distance(name, known), known)).min()?;
     (distance <= (name_length / 3).max(1) && distance < best.chars().count()).then_some(best)
 }
 
+/// A known name that begins or ends the name, or the other way round.
+fn related<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let long = |text: &str| text.chars().count() >= 4;
+    let is_related = |known: &&str| {
+        long(known) && (name.starts_with(known) || name.ends_with(known))
+            || long(name) && (known.starts_with(name) || known.ends_with(name))
+    };
+    known.into_iter().filter(is_related).max_by_key(|known| known.len())
+}
+
+/// The known name that is most likely meant, where one is.
+#[must_use]
+pub(super) fn meant<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    nearest(name, known.clone()).or_else(|| related(name, known))
+}
+
 /// "did you mean", or the list of what is known.
 #[must_use]
 pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Option<String> {
-    if let Some(near) = nearest(name, known.clone()) {
+    if let Some(near) = meant(name, known.clone()) {
         return Some(format!("did you mean `{near}`?"));
     }
     let list: Vec<&str> = known.into_iter().take(40).collect();

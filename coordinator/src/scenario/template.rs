@@ -1,6 +1,6 @@
 //! Texts with holes to the plan's templates; names are checked here.
 
-use loadgrid_common::expression::{self, Expression, Piece, json_of, text_of};
+use loadgrid_common::expression::{self, Expression, ExpressionError, Piece, json_of, text_of};
 use loadgrid_common::plan::{self, Encoding, Hole, Lookup, Part, Template, slots};
 
 use super::constants::{Constants, members, scalar};
@@ -131,7 +131,7 @@ impl Templates<'_> {
                 sink.add_with_hint(
                     text.at(error.offset, 2),
                     error.to_string(),
-                    "in `{ … }`, put the whole value into quotes",
+                    "close it with `}`; in `{ … }`, put the whole value into quotes",
                 );
                 return None;
             }
@@ -241,8 +241,27 @@ fn compile(text: &str, span: Span, sink: &mut Sink) -> Option<Expression> {
     match Expression::compile(text) {
         Ok(expression) => Some(expression),
         Err(error) => {
-            sink.add(span, error.to_string());
+            sink.add_with_hint(span, error.to_string(), cure(&error));
             None
+        }
+    }
+}
+
+/// What to do about an expression that cannot be compiled.
+pub(super) fn cure(error: &ExpressionError) -> String {
+    /// Filters that people look for; the engine has more.
+    const FILTERS: &[&str] = &[
+        "abs", "default", "first", "float", "int", "join", "last", "length", "lower", "max", "min",
+        "replace", "reverse", "round", "sort", "split", "string", "sum", "title", "tojson", "trim", "unique",
+        "upper",
+    ];
+    match error {
+        ExpressionError::UnknownFilter { name } => suggest(name, FILTERS.iter().copied()).unwrap_or_default(),
+        ExpressionError::LaterFunction { .. } => "remove it; the changelog tells when it comes".to_owned(),
+        ExpressionError::Empty => "name a value, for example ${user.id}".to_owned(),
+        ExpressionError::Syntax { .. } => {
+            "see \"Names in expressions\" in docs/scenario.md; a text in an expression stands in quotes"
+                .to_owned()
         }
     }
 }

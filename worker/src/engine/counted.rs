@@ -113,12 +113,11 @@ async fn begin_and_iterate(phase: &Phase, seat: &mut Seat, pass: Pass, due: Mome
     (result.ok, result.ended)
 }
 
-/// Makes the seats of a load that counts; those of `at-once` begin their lives before phase zero.
+/// Makes the seats of `at-once`, whose users begin their lives before phase zero.
 pub(super) async fn prepare(phase: &Rc<Phase>, share: &LoadShare) -> Vec<Seat> {
-    let preparing = tokio_util::task::TaskTracker::new();
-    let (out, mut prepared) = tokio::sync::mpsc::unbounded_channel();
+    let mut preparing = tokio::task::JoinSet::new();
     for k in share.stripe.below(share.users) {
-        let (phase, mut seat, out) = (phase.clone(), Seat::new(share.identity(phase, k)), out.clone());
+        let (phase, mut seat) = (phase.clone(), Seat::new(share.identity(phase, k)));
         preparing.spawn_local(async move {
             let ending = phase.stops.ending.clone();
             tokio::select! {
@@ -130,15 +129,13 @@ pub(super) async fn prepare(phase: &Rc<Phase>, share: &LoadShare) -> Vec<Seat> {
                     }
                 }
             }
-            // The receiver waits below.
-            drop(out.send(seat));
+            seat
         });
     }
-    drop(out);
-    preparing.close();
     let mut seats = Vec::new();
-    while let Some(seat) = prepared.recv().await {
-        seats.push(seat);
+    while let Some(seat) = preparing.join_next().await {
+        // A task of ours is not cancelled and does not panic.
+        seats.extend(seat.ok());
     }
     seats
 }

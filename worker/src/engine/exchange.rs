@@ -66,8 +66,12 @@ impl VirtualUser {
     fn note_failure(&mut self, op: &HttpOp, error: ErrorKind, status: Option<u16>) {
         if self.failure.is_none() {
             let step = self.thread.program.plan.steps.get(op.step as usize).cloned().unwrap_or_default();
-            let status = status.map(|status| format!(" (status {status})")).unwrap_or_default();
-            self.failure = Some(format!("step `{step}`: {error}{status}"));
+            let what = match (error, status) {
+                (ErrorKind::Status, Some(status)) => format!("status {status}"),
+                (kind, Some(status)) => format!("{kind} (status {status})"),
+                (kind, None) => kind.to_string(),
+            };
+            self.failure = Some(format!("step `{step}`: {what}"));
         }
     }
 

@@ -21,8 +21,33 @@ pub(super) struct Grants {
     blocks: RefCell<HashMap<(u32, u32), Rc<Blocks>>>,
     turns: RefCell<HashMap<(u32, u32), u64>>,
     turned: Notify,
-    /// Words on their way to the session. Unbounded, but each load has one block wanted and one turn ended at a time.
-    words: tokio::sync::mpsc::UnboundedSender<GrantWord>,
+    words: Rc<Words>,
+}
+
+/// Words on their way to the session. Each load wants one block at a time and each user ends one turn, so there are
+/// never many.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    waiting: RefCell<VecDeque<GrantWord>>,
+    came: Notify,
+}
+
+impl Words {
+    fn say(&self, word: GrantWord) {
+        self.waiting.borrow_mut().push_back(word);
+        self.came.notify_one();
+    }
+
+    /// The next word, once there is one.
+    pub(super) async fn next(&self) -> GrantWord {
+        loop {
+            let came = self.came.notified();
+            if let Some(word) = self.waiting.borrow_mut().pop_front() {
+                return word;
+            }
+            came.await;
+        }
+    }
 }
 
 /// The blocks of one load on one thread.
@@ -39,11 +64,11 @@ pub(super) struct Blocks {
     changed: Notify,
     /// Users that still take from it.
     takers: Cell<u64>,
-    words: tokio::sync::mpsc::UnboundedSender<GrantWord>,
+    words: Rc<Words>,
 }
 
 impl Grants {
-    pub(super) fn new(words: tokio::sync::mpsc::UnboundedSender<GrantWord>) -> Self {
+    pub(super) fn new(words: Rc<Words>) -> Self {
         Self { blocks: RefCell::default(), turns: RefCell::default(), turned: Notify::new(), words }
     }
 
@@ -95,13 +120,7 @@ impl Grants {
 
     /// The turn of user `k` is over.
     pub(super) fn turn_ended(&self, phase: u32, load: u32, k: u64) {
-        self.say(GrantWord::TurnEnded { phase, load, user: k + 1 });
-    }
-
-    fn say(&self, word: GrantWord) {
-        if self.words.send(word).is_err() {
-            tracing::debug!("nobody listens to this thread any more");
-        }
+        self.words.say(GrantWord::TurnEnded { phase, load, user: k + 1 });
     }
 }
 
@@ -145,10 +164,7 @@ impl Blocks {
         }
         self.wanted.set(true);
         let number = self.received.get() + 1;
-        let word = GrantWord::Wanted { phase: self.phase, load: self.load, number };
-        if self.words.send(word).is_err() {
-            tracing::debug!("nobody listens to this thread any more");
-        }
+        self.words.say(GrantWord::Wanted { phase: self.phase, load: self.load, number });
     }
 
     fn came(&self, number: u64, first: u64, count: u64) {
@@ -188,8 +204,9 @@ mod tests {
 
     #[tokio::test(flavor = "current_thread")]
     async fn blocks_are_asked_for_in_time_and_each_is_taken_once() {
-        let (words, mut said) = tokio::sync::mpsc::unbounded_channel();
-        let grants = Grants::new(words);
+        let words = Rc::new(Words::default());
+        let grants = Grants::new(words.clone());
+        let said = || words.waiting.borrow_mut().pop_front();
         let blocks = grants.blocks(0, 1);
         blocks.join();
         let ask = blocks.clone();
@@ -204,10 +221,10 @@ mod tests {
         });
         let (first, grants) = first.await;
         assert_eq!(first, Some(100));
-        assert_eq!(said.try_recv(), Ok(GrantWord::Wanted { phase: 0, load: 1, number: 1 }));
-        assert!(said.try_recv().is_err(), "three are left: no hurry");
+        assert_eq!(said(), Some(GrantWord::Wanted { phase: 0, load: 1, number: 1 }));
+        assert_eq!(said(), None, "three are left: no hurry");
         assert_eq!(blocks.next().await, Some(101));
-        assert_eq!(said.try_recv(), Ok(GrantWord::Wanted { phase: 0, load: 1, number: 2 }));
+        assert_eq!(said(), Some(GrantWord::Wanted { phase: 0, load: 1, number: 2 }));
         grants.block(0, 1, 2, 7, 0);
         assert_eq!(
             (blocks.next().await, blocks.next().await, blocks.next().await),

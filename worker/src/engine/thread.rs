@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::cap::Caps;
-use super::grants::{GrantWord, Grants};
+use super::grants::{GrantWord, Grants, Words};
 use super::phase::{self, Phase, Stops, Thread};
 use super::program::Program;
 use super::user::run_hash;
@@ -287,15 +287,15 @@ impl LoadThread {
             let timer = timer.clone();
             async move { timer.drive().await }
         });
-        let (words, mut said) = mpsc::unbounded_channel();
-        let thread = Rc::new(self.shared(timer, words));
+        let words = Rc::new(Words::default());
+        let thread = Rc::new(self.shared(timer, words.clone()));
         let tasks = TaskTracker::new();
         let mut current = Current::default();
         let mut draining = false;
         loop {
             let order = tokio::select! {
                 order = orders.recv() => order,
-                Some(word) = said.recv() => {
+                word = words.next() => {
                     self.pass_on(word).await;
                     continue;
                 }
@@ -361,7 +361,7 @@ impl LoadThread {
         }
     }
 
-    fn shared(&self, timer: Timer, words: mpsc::UnboundedSender<GrantWord>) -> Thread {
+    fn shared(&self, timer: Timer, words: Rc<Words>) -> Thread {
         let setup = &self.setup;
         let mut default_headers = http::HeaderMap::new();
         default_headers.insert(http::header::ACCEPT, http::HeaderValue::from_static("*/*"));

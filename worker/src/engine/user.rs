@@ -69,6 +69,16 @@ pub(super) enum Ended {
     Run,
 }
 
+impl Ended {
+    const fn of(end: plan::End) -> Self {
+        match end {
+            plan::End::Iteration => Self::Iteration,
+            plan::End::User => Self::User,
+            plan::End::Run => Self::Run,
+        }
+    }
+}
+
 /// The result of a pass.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PassResult {
@@ -428,12 +438,10 @@ impl VirtualUser {
                 let good = self.exchange(step, *due, keys).await?;
                 result.waited = true;
                 *due = now();
-                if !good {
-                    result.ok = false;
-                    self.failed_before = true;
-                    if step.required {
-                        return Ok(Flow::End(Ended::Iteration));
-                    }
+                result.ok &= good;
+                self.failed_before |= !good;
+                if !good && step.required {
+                    return Ok(Flow::End(Ended::Iteration));
                 }
             }
             Op::Think(time) => {
@@ -473,18 +481,8 @@ impl VirtualUser {
                     Some(until) => evaluate(until, &self.state)?.is_true(),
                     None => false,
                 };
-                if let Some((count, began)) = nesting.loops.last_mut() {
-                    *count += 1;
-                    if !done && *count < *max {
-                        if !every.is_zero() {
-                            let next = *began + *every * u32::try_from(*count).unwrap_or(u32::MAX);
-                            *due = (*due).max(next);
-                            self.thread.timer.sleep_until(next).await;
-                            result.waited = true;
-                        }
-                        return Ok(Flow::To(*body));
-                    }
-                    nesting.loops.pop();
+                if self.repeats(nesting, *max, *every, done, due, result).await {
+                    return Ok(Flow::To(*body));
                 }
             }
             Op::Set(values) => {
@@ -527,15 +525,34 @@ impl VirtualUser {
                     result.ok &= was_ok;
                 }
             }
-            Op::End(end) => {
-                return Ok(Flow::End(match end {
-                    plan::End::Iteration => Ended::Iteration,
-                    plan::End::User => Ended::User,
-                    plan::End::Run => Ended::Run,
-                }));
-            }
+            Op::End(end) => return Ok(Flow::End(Ended::of(*end))),
         }
         Ok(Flow::Next)
+    }
+
+    /// At the end of a turn of the innermost loop: whether there is another one, once it is due.
+    async fn repeats(
+        &self,
+        nesting: &mut Nesting,
+        max: u64,
+        every: Duration,
+        done: bool,
+        due: &mut Moment,
+        result: &mut PassResult,
+    ) -> bool {
+        let Some((count, began)) = nesting.loops.last_mut() else { return false };
+        *count += 1;
+        if done || *count >= max {
+            nesting.loops.pop();
+            return false;
+        }
+        if !every.is_zero() {
+            let next = *began + every * u32::try_from(*count).unwrap_or(u32::MAX);
+            *due = (*due).max(next);
+            self.thread.timer.sleep_until(next).await;
+            result.waited = true;
+        }
+        true
     }
 
     fn count(&self, counter: u32, amount: &Template) -> Result<(), EvalError> {
