@@ -80,3 +80,18 @@ fn the_commands_of_the_readme_work() {
         .wait(Duration::from_secs(60));
     assert!(status.success(), "{stdout}\n{log}");
 }
+
+#[test]
+fn the_ready_made_shop_passes_against_the_demo() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let shop = project.join("scenarios/shop.yaml").display().to_string();
+    let (status, stdout, log) =
+        Child::start("shop", &loadgrid(), &["run", &shop, "--demo"]).wait(Duration::from_secs(120));
+    assert!(status.success() && stdout.contains("ledger closes"), "{stdout}\n{log}");
+    let (status, stdout, log) =
+        Child::start("rush", &loadgrid(), &["run", &shop, "--demo", "--only", "rush"])
+            .wait(Duration::from_secs(60));
+    // Without the other phases some thresholds have no data, and that is no pass.
+    assert_eq!(status.code(), Some(99), "{stdout}\n{log}");
+    assert!(stdout.contains("Phase rush") && !stdout.contains("Phase turns"), "{stdout}");
+}

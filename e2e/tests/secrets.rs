@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use loadgrid_e2e::{Grid, Witness};
+use loadgrid_e2e::{Grid, Witness, run_local};
 
 const SECRET: &str = "s3cr3t-canary-0123456789";
 
@@ -42,4 +42,28 @@ fn a_secret_reaches_the_target_and_nothing_else() {
         let holds = bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes());
         assert!(!holds, "the secret stands in {name}");
     }
+}
+
+#[test]
+fn a_secret_that_stands_with_the_coordinator_is_used_and_not_sent_there() {
+    let witness = Witness::start();
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("shop-key"), format!("{SECRET}\n")).expect("a secret");
+    let scenario = |name: &str| {
+        format!(
+            "version: 1\ntarget: {}\nsecrets: {{ key: {{ store: {name} }} }}\nsteps: [ get: {{ url: /, headers: {{ x-key: \"${{secrets.key}}\" }} }} ]\nload: {{ vus: 1, for: 300ms }}\n",
+            witness.target
+        )
+    };
+    let secrets = directory.path().display().to_string();
+    let finished = run_local(&scenario("shop-key"), &["--secrets", &secrets]);
+    assert_eq!(finished.code, 0, "{}\n{}", finished.stdout, finished.stderr);
+    assert!(witness.seen().iter().all(|seen| seen.header("x-key") == SECRET));
+    assert!(!finished.stdout.contains(SECRET) && !finished.stderr.contains(SECRET));
+    for (name, words) in [("nobody", "is not here"), ("../shop-key", "cannot name a secret")] {
+        let finished = run_local(&scenario(name), &["--secrets", &secrets]);
+        assert!(finished.code != 0 && finished.stderr.contains(words), "{name}: {}", finished.stderr);
+    }
+    let finished = run_local(&scenario("shop-key"), &[]);
+    assert!(finished.code != 0 && finished.stderr.contains("--secrets"), "{}", finished.stderr);
 }

@@ -63,8 +63,17 @@ impl LiveRun {
             .ok()
             .and_then(|url| url.host_str().map(str::to_owned))
             .unwrap_or_default();
-        if let Some(host) = bundle.hosts.iter().chain([&target]).find(|host| !allowed.allows_host(host)) {
-            return Err(SubmitError::NotAllowed { host: host.clone() });
+        // A name for which the plan gives an address is as good as that address.
+        let stands_for = |host: &String| {
+            let pairs = plan.http.iter().flat_map(|http| &http.hosts);
+            pairs
+                .clone()
+                .find(|pair| pair.name == *host)
+                .map_or_else(|| host.clone(), |pair| pair.value.clone())
+        };
+        let mut hosts = bundle.hosts.iter().chain([&target]).map(stands_for);
+        if let Some(host) = hosts.find(|host| !allowed.allows_host(host)) {
+            return Err(SubmitError::NotAllowed { host });
         }
         let plan_hash = loadgrid_common::plan::hash(&bundle.plan);
         let grid = plan.grid.unwrap_or_default();

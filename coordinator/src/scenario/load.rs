@@ -194,18 +194,18 @@ impl Reader<'_> {
             // A phase that continues another needs it.
             wanted[place - 1] |= wanted[place] && phases[place].continues.is_some();
         }
-        let mut read: Vec<plan::Phase> = Vec::new();
-        let mut good = true;
+        // Every phase is read, for its problems; only the chosen ones are kept.
+        let mut all: Vec<Option<plan::Phase>> = Vec::new();
         for (place, phase) in phases.iter().enumerate() {
-            let before = place.checked_sub(1).and_then(|place| phases.get(place));
-            self.continues_the_one_before(phase, before);
-            // Every phase is read, for its problems; only the chosen ones are kept.
-            match self.phase(phase, read.last().filter(|_| phase.continues.is_some())) {
-                Some(plan) if wanted[place] => read.push(plan),
-                Some(_) => {}
-                None => good = false,
-            }
+            let before = place.checked_sub(1);
+            self.continues_the_one_before(phase, before.and_then(|place| phases.get(place)));
+            let continued = before.filter(|_| phase.continues.is_some());
+            let continued = continued.and_then(|place| all.get(place)?.clone());
+            all.push(self.phase(phase, continued.as_ref()));
         }
+        let good = all.iter().all(Option::is_some);
+        let kept = all.into_iter().zip(wanted).filter(|(_, wanted)| *wanted);
+        let read: Vec<plan::Phase> = kept.filter_map(|(phase, _)| phase).collect();
         if read.is_empty() && good && self.sink.is_empty() {
             let hint = "all are `when: manual`; name one with --with";
             self.sink.add_with_hint(Span::default(), "no phase is to be carried out", hint);

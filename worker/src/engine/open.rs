@@ -105,8 +105,12 @@ impl OpenLoad {
             let mut pool = self.pool.borrow_mut();
             (std::mem::take(&mut pool.free), pool.waiting.len() as u64)
         };
-        // Whoever still waits when the last user is cut off found no free user.
-        recorder.dropped_many(number, left);
+        // Whoever still waits when the last user is cut off found no free user; unless the run was ended before.
+        if self.phase.stops.draining.is_cancelled() {
+            recorder.never_started(number, left);
+        } else {
+            recorder.dropped_many(number, left);
+        }
         for mut seat in seats {
             let phase = self.phase.clone();
             serving.spawn_local(async move { seat.leave(&phase).await });

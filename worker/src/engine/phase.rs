@@ -220,15 +220,19 @@ impl Phase {
         Alive(self.thread.clone())
     }
 
-    /// Ends the lives of those users of the phase before for whom `surplus` says so.
-    async fn end_inherited(self: &Rc<Self>, surplus: impl Fn(&(usize, u64)) -> bool) {
-        let keys: Vec<(usize, u64)> =
-            self.inherited.borrow().keys().filter(|key| surplus(key)).copied().collect();
+    /// Takes out the users of the phase before that have no place in this one.
+    fn inherited_without(&self, has_place: impl Fn(&(usize, u64)) -> bool) -> Vec<Survivor> {
+        let mut inherited = self.inherited.borrow_mut();
+        let keys: Vec<(usize, u64)> = inherited.keys().filter(|key| !has_place(key)).copied().collect();
+        keys.iter().filter_map(|key| inherited.remove(key)).collect()
+    }
+
+    /// Ends the lives of users with whom nobody goes on.
+    async fn end_all(self: &Rc<Self>, users: Vec<Survivor>) {
         let ending = TaskTracker::new();
-        for key in keys {
-            let Some(survivor) = self.inherited.borrow_mut().remove(&key) else { continue };
+        for user in users {
             let phase = self.clone();
-            ending.spawn_local(async move { survivor.end(&phase).await });
+            ending.spawn_local(async move { user.end(&phase).await });
         }
         ending.close();
         ending.wait().await;
@@ -301,7 +305,8 @@ pub(super) async fn run(
         let mut shares = views.iter().map(|(share, _)| share).filter(|share| share.kind == *kind);
         shares.any(|share| (share.identity_base..share.identity_base + share.users).contains(index))
     };
-    phase.end_inherited(|key| !has_place(key)).await;
+    let (leaving, surplus) = (phase.clone(), phase.inherited_without(has_place));
+    phase.users.spawn_local(async move { leaving.end_all(surplus).await });
     let mut prepared = Vec::new();
     for (share, view) in &views {
         prepared.push(prepare(&phase, share, view).await);
@@ -337,7 +342,8 @@ pub(super) async fn run(
     }
     // All users have ended, perhaps before the phase has: its length is part of the result.
     let _goes_on = phase.until(length).await;
-    phase.end_inherited(|_| true).await;
+    let rest = phase.inherited_without(|_| false);
+    phase.end_all(rest).await;
 }
 
 fn spawn(phase: &Rc<Phase>, share: &LoadShare, view: &LoadView, prepared: Prepared) {

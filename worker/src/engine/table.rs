@@ -1,5 +1,8 @@
 //! Rows of data, shared by all users of a process.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
 use loadgrid_common::expression::Value;
 
 /// The rows of one CSV table.
@@ -16,7 +19,26 @@ pub struct Table {
 #[error("a data table cannot be read")]
 pub struct TableError(#[from] csv::Error);
 
+/// Tables that some run of this process uses, by key: in-process workers share them.
+static SHARED: Mutex<BTreeMap<String, Weak<Table>>> = Mutex::new(BTreeMap::new());
+
 impl Table {
+    /// The table with this hash and weights: the one that is there, or one read from `bytes`.
+    ///
+    /// # Errors
+    /// Where it is no CSV.
+    pub fn shared(hash: &str, bytes: &[u8], weight_column: &str) -> Result<Arc<Self>, TableError> {
+        let key = Self::key(hash, weight_column);
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.retain(|_, table| table.strong_count() > 0);
+        if let Some(table) = shared.get(&key).and_then(Weak::upgrade) {
+            return Ok(table);
+        }
+        let table = Arc::new(Self::parse(bytes, weight_column)?);
+        shared.insert(key, Arc::downgrade(&table));
+        Ok(table)
+    }
+
     /// Reads CSV whose first line names the columns; `weight_column` weights random picks, where it is one of them.
     ///
     /// # Errors

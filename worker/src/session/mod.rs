@@ -116,7 +116,8 @@ enum SessionEnd {
 
 enum EngineState {
     None,
-    Starting(JoinHandle<Result<Engine, String>>),
+    /// Being started, perhaps waiting for its target; the token ends that.
+    Starting(JoinHandle<Result<Engine, String>>, CancellationToken),
     Running(Engine),
 }
 
@@ -274,10 +275,13 @@ impl Actor {
             Effect::Load { prepare, tables } => {
                 let (config, lease, events) =
                     (self.config.clone(), self.lease.clone(), self.events_in.clone());
-                self.engine = EngineState::Starting(tokio::task::spawn_blocking(move || {
-                    start_engine(&config, *prepare, &tables, lease, &events)
+                let cancel = CancellationToken::new();
+                let cancelled = cancel.clone();
+                let starting = tokio::task::spawn_blocking(move || {
+                    start_engine(&config, *prepare, &tables, lease, &events, &cancelled)
                         .map_err(|error| display_chain(&*error))
-                }));
+                });
+                self.engine = EngineState::Starting(starting, cancel);
             }
             Effect::Begin(begin) => self.order(&Order::Begin(PhaseOrder {
                 phase: begin.phase,
@@ -325,11 +329,16 @@ impl Actor {
     }
 
     fn forget(&mut self) {
-        if let EngineState::Running(engine) = std::mem::replace(&mut self.engine, EngineState::None) {
-            engine.order(&Order::Abort);
-            // A fresh queue for the next run: what the old threads still say is not for it.
-            (self.events_in, self.events) = mpsc::channel(ENGINE_EVENTS);
-            tokio::task::spawn_blocking(move || engine.join());
+        match std::mem::replace(&mut self.engine, EngineState::None) {
+            EngineState::Running(engine) => {
+                engine.order(&Order::Abort);
+                // A fresh queue for the next run: what the old threads still say is not for it.
+                (self.events_in, self.events) = mpsc::channel(ENGINE_EVENTS);
+                tokio::task::spawn_blocking(move || engine.join());
+            }
+            // What is started all the same ends when its result is dropped.
+            EngineState::Starting(_, cancel) => cancel.cancel(),
+            EngineState::None => {}
         }
     }
 
@@ -353,7 +362,10 @@ impl Actor {
         self.words = None;
         let engine = match std::mem::replace(&mut self.engine, EngineState::None) {
             EngineState::Running(engine) => Some(engine),
-            EngineState::Starting(starting) => starting.await.ok().and_then(Result::ok),
+            EngineState::Starting(starting, cancel) => {
+                cancel.cancel();
+                starting.await.ok().and_then(Result::ok)
+            }
             EngineState::None => None,
         };
         if let Some(engine) = engine {
@@ -372,6 +384,7 @@ fn start_engine(
     tables: &BTreeMap<String, Vec<u8>>,
     lease: Arc<Lease>,
     events: &mpsc::Sender<EngineEvent>,
+    cancelled: &CancellationToken,
 ) -> Result<Engine, Box<dyn std::error::Error + Send + Sync>> {
     let plan = loadgrid_common::plan::decode(&prepare.plan)?;
     let interval =
@@ -382,7 +395,7 @@ fn start_engine(
             && let Some(bytes) = tables.get(hash)
         {
             let key = Table::key(hash, &source.weight_column);
-            parsed.insert(key, Arc::new(Table::parse(bytes, &source.weight_column)?));
+            parsed.insert(key, Table::shared(hash, bytes, &source.weight_column)?);
         }
     }
     let blobs = plan.blobs.iter().filter_map(|hash| {
@@ -397,7 +410,7 @@ fn start_engine(
     let program = Arc::new(Program::compile(plan, &parsed, blobs)?);
     let clients = ClientSettings::new(&program.client_options(&prepare.secrets)?, allowed)?;
     match &program.plan().wait_for {
-        Some(wait) => reach::wait_for(wait, &clients)?,
+        Some(wait) => reach::wait_for(wait, &clients, cancelled)?,
         None => reach::connect(&program.plan().target, &clients)?,
     }
     let setup =
@@ -418,7 +431,7 @@ fn display_chain(error: &(dyn std::error::Error + 'static)) -> String {
 /// The engine that was being started, once it is. Waits for ever where none is.
 async fn started(engine: &mut EngineState) -> Result<Engine, String> {
     match engine {
-        EngineState::Starting(starting) => match starting.await {
+        EngineState::Starting(starting, _) => match starting.await {
             Ok(started) => started,
             Err(error) => Err(format!("starting the load threads failed: {error}")),
         },

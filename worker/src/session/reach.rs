@@ -6,6 +6,7 @@ use std::time::Duration;
 use loadgrid_common::plan::WaitFor;
 use loadgrid_common::process::now;
 use loadgrid_common::units::show_duration;
+use tokio_util::sync::CancellationToken;
 
 use crate::client::{ClientSettings, HttpClient as _, Request, ReqwestClient};
 
@@ -41,12 +42,21 @@ pub(super) fn connect(target: &str, clients: &ClientSettings) -> Result<(), Stri
 }
 
 /// Asks the target again and again until it answers well. What is sent here belongs to no figure: the run has not begun.
-pub(super) fn wait_for(wait: &WaitFor, clients: &ClientSettings) -> Result<(), String> {
+pub(super) fn wait_for(
+    wait: &WaitFor,
+    clients: &ClientSettings,
+    cancelled: &CancellationToken,
+) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("cannot ask for the target: {error}"))?;
-    runtime.block_on(asking(wait, clients))
+    runtime.block_on(async {
+        tokio::select! {
+            () = cancelled.cancelled() => Err("the run has ended".to_owned()),
+            asked = asking(wait, clients) => asked,
+        }
+    })
 }
 
 async fn asking(wait: &WaitFor, clients: &ClientSettings) -> Result<(), String> {
