@@ -74,6 +74,20 @@ const FIELDS: &[&str] = &[
     "/resources/hosts",
     "/recommendations",
     "/timeline",
+    "/warnings",
+    "/run/labels",
+    "/observed",
+    "/lives/0/user",
+    "/lives/0/begun",
+    "/lives/0/ok",
+    "/lives/0/duration_p95_ms",
+    "/lives/0/actions/mean",
+    "/lives/0/counters",
+    "/phases/0/recorded",
+    "/phases/0/groups",
+    "/phases/0/steps/0/labels",
+    "/phases/0/steps/0/retries",
+    "/phases/0/steps/0/cap_wait/count",
 ];
 
 #[test]

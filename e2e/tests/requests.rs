@@ -244,6 +244,9 @@ thresholds:
     assert_eq!(finished.report["run"]["labels"], serde_json::json!({ "service": "shop", "build": "2" }));
     assert_eq!(finished.report["phases"][0]["groups"][0]["ok"], 10);
     assert_eq!(finished.report["observed"]["basket"]["max"], 6.0);
+    // Two lives of five iterations each.
+    let spent = &finished.report["lives"][0]["counters"]["spent"];
+    assert_eq!((spent["count"].as_u64(), spent["min"].as_f64()), (Some(2), Some(12.5)), "{spent}");
 }
 
 #[test]

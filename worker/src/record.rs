@@ -302,14 +302,20 @@ pub struct LifeGuard {
 }
 
 impl LifeGuard {
-    /// It ended, after so long and so many named actions.
-    pub fn end(mut self, ok: bool, duration: Duration, actions: u64) {
+    /// It ended, after so long and so many named actions; `counters` are what its counters came to.
+    pub fn end(mut self, ok: bool, duration: Duration, actions: u64, counters: &[(u32, f64)]) {
         self.open = false;
         let mut counts = self.recorder.counts.borrow_mut();
         let stats = counts.lives.entry(self.user).or_default();
         *(if ok { &mut stats.ok } else { &mut stats.failed }) += 1;
         stats.duration.record(micros(duration) / 1_000);
         stats.actions.record(actions.saturating_mul(1_000));
+        for &(counter, amount) in counters {
+            let amounts = stats.counters.entry(counter);
+            let amounts = amounts.or_insert_with(|| Distribution::new(Layout::Values));
+            // A sum below zero stands at zero: the layout has no place below.
+            amounts.record((amount.max(0.0) * 1e3).round() as u64);
+        }
     }
 }
 

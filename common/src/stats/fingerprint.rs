@@ -34,6 +34,8 @@ pub enum SeriesKind {
     Life = 11,
     /// Actions of a life.
     LifeActions = 12,
+    /// Counters of a life; the subject is 65,536 × user type + counter.
+    LifeCounter = 13,
 }
 
 /// The identity of a series within a run.

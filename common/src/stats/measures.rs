@@ -208,6 +208,8 @@ pub struct LifeStats {
     pub duration: Distribution,
     /// Named actions of a life, in thousandths of one.
     pub actions: Distribution,
+    /// What each counter came to in a life, in thousandths.
+    pub counters: BTreeMap<u32, Distribution>,
 }
 
 impl Default for LifeStats {
@@ -219,6 +221,7 @@ impl Default for LifeStats {
             unknown: 0,
             duration: Distribution::new(Layout::LongTimes),
             actions: Distribution::new(Layout::Values),
+            counters: BTreeMap::new(),
         }
     }
 }
@@ -232,6 +235,10 @@ impl LifeStats {
         self.unknown = self.unknown.saturating_add(other.unknown);
         self.duration.merge(&other.duration);
         self.actions.merge(&other.actions);
+        for (&counter, amounts) in &other.counters {
+            let own = self.counters.entry(counter);
+            own.or_insert_with(|| Distribution::new(Layout::Values)).merge(amounts);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Measures to messages and back. What comes back is checked: a hostile snapshot is refused whole.
 
+use std::collections::BTreeMap;
+
 use crate::stats::{
     ActionStats, CheckStats, CounterStats, DecodeError, Distribution, ErrorKind, Fingerprint, GroupStats,
     Histogram, Layout, LifeStats, LoadStats, Measures, SeriesKey, SeriesKind, StepStats, decode_into, encode,
@@ -121,9 +123,22 @@ pub fn measures_to_wire(measures: &Measures, phase: u32, fingerprint: &mut Finge
         unknown: stats.unknown,
         duration: write(&stats.duration, user, SeriesKind::Life),
         actions: write(&stats.actions, user, SeriesKind::LifeActions),
+        counters: stats
+            .counters
+            .iter()
+            .map(|(&counter, amounts)| pb::LifeCounter {
+                counter,
+                amounts: write(amounts, life_counter(user, counter), SeriesKind::LifeCounter),
+            })
+            .collect(),
     });
     let lives = lives.collect();
     pb::Delta { steps, loads, groups, observed, lives, ..counts_to_wire(measures) }
+}
+
+/// The subject of a counter of a user type's lives in a series key.
+const fn life_counter(user: u32, counter: u32) -> u32 {
+    user.wrapping_shl(16) | (counter & 0xFFFF)
 }
 
 /// What has no distribution: counters, actions, checks, errors of the scenario.
@@ -160,11 +175,36 @@ pub fn measures_from_wire(
     phase: u32,
     fingerprint: &mut Fingerprint,
 ) -> Result<Measures, SnapshotError> {
-    let mut sum = Fingerprint::default();
-    let mut read = |wire: Option<&pb::Distribution>, layout, subject, kind, what| {
+    let mut reader = Reader { phase, sum: Fingerprint::default() };
+    let mut measures = Measures::default();
+    reader.steps(delta, &mut measures)?;
+    reader.loads(delta, &mut measures)?;
+    reader.others(delta, &mut measures)?;
+    counts_from_wire(delta, &mut measures);
+    debug_assert!(ErrorKind::ALL.len() < 64, "an index on the wire stays small");
+    fingerprint.merge(reader.sum);
+    Ok(measures)
+}
+
+/// Reads distributions of one phase, adding up their fingerprint.
+struct Reader {
+    phase: u32,
+    sum: Fingerprint,
+}
+
+impl Reader {
+    fn read(
+        &mut self,
+        wire: Option<&pb::Distribution>,
+        layout: Layout,
+        subject: u32,
+        kind: SeriesKind,
+        what: &'static str,
+    ) -> Result<Distribution, SnapshotError> {
         let Some(wire) = wire else { return Ok(Distribution::new(layout)) };
-        let series = SeriesKey { phase, subject, kind };
+        let series = SeriesKey { phase: self.phase, subject, kind };
         let mut histogram = Histogram::new(layout);
+        let sum = &mut self.sum;
         let found = decode_into(&wire.hdr_v2, &mut histogram, |bucket, count| sum.add(series, bucket, count))
             .map_err(|source| SnapshotError::Histogram { what, subject, source })?;
         if found != wire.count {
@@ -172,92 +212,119 @@ pub fn measures_from_wire(
         }
         let (sum, min, max, clamped) = (wire.sum, wire.min, wire.max, wire.clamped);
         Ok(Distribution { histogram, count: found, sum, min, max, clamped })
-    };
-    let mut measures = Measures::default();
-    for wire in &delta.steps {
-        let mut times = |wire_time: &Option<pb::Distribution>, kind, what| {
-            read(wire_time.as_ref(), Layout::Times, wire.step, kind, what)
-        };
-        let mut stats = StepStats {
-            sent: wire.sent,
-            ok: wire.ok,
-            failed: wire.failed,
-            unknown: wire.unknown,
-            bytes_sent: wire.bytes_sent,
-            bytes_received: wire.bytes_received,
-            response: times(&wire.response_time, SeriesKind::Response, "response time")?,
-            service: times(&wire.service_time, SeriesKind::Service, "service time")?,
-            connect: times(&wire.connect_time, SeriesKind::Connect, "connect time")?,
-            tls: times(&wire.tls_time, SeriesKind::Tls, "TLS time")?,
-            first_byte: times(&wire.first_byte_time, SeriesKind::FirstByte, "first-byte time")?,
-            cap_wait: times(&wire.cap_wait, SeriesKind::CapWait, "waiting under a cap")?,
-            retries: wire.retries,
-            ..StepStats::default()
-        };
-        for entry in &wire.statuses {
-            let status = u16::try_from(entry.status)
-                .ok()
-                .filter(|status| *status < 1_000)
-                .ok_or(SnapshotError::Unknown { what: "status", index: entry.status })?;
-            stats.statuses.add(status, entry.count);
+    }
+
+    fn steps(&mut self, delta: &pb::Delta, measures: &mut Measures) -> Result<(), SnapshotError> {
+        for wire in &delta.steps {
+            let mut times = |wire_time: &Option<pb::Distribution>, kind, what| {
+                self.read(wire_time.as_ref(), Layout::Times, wire.step, kind, what)
+            };
+            let mut stats = StepStats {
+                sent: wire.sent,
+                ok: wire.ok,
+                failed: wire.failed,
+                unknown: wire.unknown,
+                bytes_sent: wire.bytes_sent,
+                bytes_received: wire.bytes_received,
+                response: times(&wire.response_time, SeriesKind::Response, "response time")?,
+                service: times(&wire.service_time, SeriesKind::Service, "service time")?,
+                connect: times(&wire.connect_time, SeriesKind::Connect, "connect time")?,
+                tls: times(&wire.tls_time, SeriesKind::Tls, "TLS time")?,
+                first_byte: times(&wire.first_byte_time, SeriesKind::FirstByte, "first-byte time")?,
+                cap_wait: times(&wire.cap_wait, SeriesKind::CapWait, "waiting under a cap")?,
+                retries: wire.retries,
+                ..StepStats::default()
+            };
+            for entry in &wire.statuses {
+                let status = u16::try_from(entry.status)
+                    .ok()
+                    .filter(|status| *status < 1_000)
+                    .ok_or(SnapshotError::Unknown { what: "status", index: entry.status })?;
+                stats.statuses.add(status, entry.count);
+            }
+            wire.errors.iter().for_each(|entry| stats.errors.add_indexed(entry.kind, entry.count));
+            measures.steps.entry(wire.step).or_default().merge(&stats);
         }
-        wire.errors.iter().for_each(|entry| stats.errors.add_indexed(entry.kind, entry.count));
-        measures.steps.entry(wire.step).or_default().merge(&stats);
+        Ok(())
     }
-    for wire in &delta.loads {
-        let lateness =
-            read(wire.lateness.as_ref(), Layout::Times, wire.load, SeriesKind::Lateness, "lateness")?;
-        let iteration = read(
-            wire.iteration_time.as_ref(),
-            Layout::LongTimes,
-            wire.load,
-            SeriesKind::Iteration,
-            "iteration time",
-        )?;
-        let stats = LoadStats {
-            started: wire.started,
-            ok: wire.ok,
-            failed: wire.failed,
-            unknown: wire.unknown,
-            dropped: wire.dropped,
-            never_started: wire.never_started,
-            lateness,
-            iteration,
-        };
-        measures.loads.entry(wire.load).or_default().merge(&stats);
+
+    fn loads(&mut self, delta: &pb::Delta, measures: &mut Measures) -> Result<(), SnapshotError> {
+        for wire in &delta.loads {
+            let lateness = self.read(
+                wire.lateness.as_ref(),
+                Layout::Times,
+                wire.load,
+                SeriesKind::Lateness,
+                "lateness",
+            )?;
+            let iteration = self.read(
+                wire.iteration_time.as_ref(),
+                Layout::LongTimes,
+                wire.load,
+                SeriesKind::Iteration,
+                "iteration time",
+            )?;
+            let stats = LoadStats {
+                started: wire.started,
+                ok: wire.ok,
+                failed: wire.failed,
+                unknown: wire.unknown,
+                dropped: wire.dropped,
+                never_started: wire.never_started,
+                lateness,
+                iteration,
+            };
+            measures.loads.entry(wire.load).or_default().merge(&stats);
+        }
+        Ok(())
     }
-    for wire in &delta.groups {
-        let duration = wire.duration.as_ref();
-        let stats = GroupStats {
-            ok: wire.ok,
-            failed: wire.failed,
-            unknown: wire.unknown,
-            duration: read(duration, Layout::Times, wire.group, SeriesKind::Group, "duration")?,
-        };
-        measures.groups.entry(wire.group).or_default().merge(&stats);
+
+    /// Groups, observed values, lives.
+    fn others(&mut self, delta: &pb::Delta, measures: &mut Measures) -> Result<(), SnapshotError> {
+        for wire in &delta.groups {
+            let duration = wire.duration.as_ref();
+            let stats = GroupStats {
+                ok: wire.ok,
+                failed: wire.failed,
+                unknown: wire.unknown,
+                duration: self.read(duration, Layout::Times, wire.group, SeriesKind::Group, "duration")?,
+            };
+            measures.groups.entry(wire.group).or_default().merge(&stats);
+        }
+        for wire in &delta.observed {
+            let values = self.read(
+                wire.values.as_ref(),
+                Layout::Values,
+                wire.observed,
+                SeriesKind::Observed,
+                "values",
+            )?;
+            let own = measures.observed.entry(wire.observed);
+            own.or_insert_with(|| Distribution::new(Layout::Values)).merge(&values);
+        }
+        for wire in &delta.lives {
+            let (duration, actions) = (wire.duration.as_ref(), wire.actions.as_ref());
+            let mut counters = BTreeMap::new();
+            for own in &wire.counters {
+                let subject = life_counter(wire.user, own.counter);
+                let kind = SeriesKind::LifeCounter;
+                let amounts =
+                    self.read(own.amounts.as_ref(), Layout::Values, subject, kind, "a counter of lives")?;
+                counters.insert(own.counter, amounts);
+            }
+            let stats = LifeStats {
+                begun: wire.begun,
+                ok: wire.ok,
+                failed: wire.failed,
+                unknown: wire.unknown,
+                duration: self.read(duration, Layout::LongTimes, wire.user, SeriesKind::Life, "duration")?,
+                actions: self.read(actions, Layout::Values, wire.user, SeriesKind::LifeActions, "actions")?,
+                counters,
+            };
+            measures.lives.entry(wire.user).or_default().merge(&stats);
+        }
+        Ok(())
     }
-    for wire in &delta.observed {
-        let values =
-            read(wire.values.as_ref(), Layout::Values, wire.observed, SeriesKind::Observed, "values")?;
-        let own = measures.observed.entry(wire.observed);
-        own.or_insert_with(|| Distribution::new(Layout::Values)).merge(&values);
-    }
-    for wire in &delta.lives {
-        let (duration, actions) = (wire.duration.as_ref(), wire.actions.as_ref());
-        let stats = LifeStats {
-            begun: wire.begun,
-            ok: wire.ok,
-            failed: wire.failed,
-            unknown: wire.unknown,
-            duration: read(duration, Layout::LongTimes, wire.user, SeriesKind::Life, "duration")?,
-            actions: read(actions, Layout::Values, wire.user, SeriesKind::LifeActions, "actions")?,
-        };
-        measures.lives.entry(wire.user).or_default().merge(&stats);
-    }
-    counts_from_wire(delta, &mut measures);
-    debug_assert!(ErrorKind::ALL.len() < 64, "an index on the wire stays small");
-    fingerprint.merge(sum);
-    Ok(measures)
 }
 
 /// The reverse of [`counts_to_wire`].
@@ -296,6 +363,12 @@ mod tests {
         step.errors.add(ErrorKind::Timeout);
         [10, 20, 30, 700_000_000].iter().for_each(|&us| step.response.record(us));
         measures.loads.entry(0).or_default().iteration.record(12);
+        measures.groups.entry(1).or_default().duration.record(40);
+        measures.observed.entry(2).or_insert_with(|| Distribution::new(Layout::Values)).record(1_500);
+        let lives = measures.lives.entry(0).or_default();
+        (lives.begun, lives.ok) = (2, 1);
+        lives.duration.record(30);
+        lives.counters.entry(4).or_insert_with(|| Distribution::new(Layout::Values)).record(2_000);
         measures.counters.insert(1, CounterStats { sum_millionths: -5, count: 2 });
         measures.actions.insert(0, ActionStats { chosen: 2, ok: 1, failed: 1 });
         measures.checks.insert(0, CheckStats { passed: 2, failed: 0 });

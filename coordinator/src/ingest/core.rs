@@ -378,6 +378,8 @@ impl Limits {
         delta.groups.iter().try_for_each(|group| within("group", group.group, self.groups))?;
         delta.observed.iter().try_for_each(|o| within("observed value", o.observed, self.observed))?;
         delta.lives.iter().try_for_each(|lives| within("user type", lives.user, self.users))?;
+        let mut of_lives = delta.lives.iter().flat_map(|lives| &lives.counters);
+        of_lives.try_for_each(|counter| within("counter", counter.counter, self.counters))?;
         delta.checks.iter().try_for_each(|check| within("check", check.check, self.checks))
     }
 }

@@ -169,7 +169,11 @@ pub fn build(facts: &Facts<'_>) -> Report {
             .iter()
             .map(|(&id, values)| (names(&facts.plan.observed, id), observed(values)))
             .collect(),
-        lives: whole.lives.iter().map(|(&id, stats)| lives(&names(&user_names, id), stats)).collect(),
+        lives: whole
+            .lives
+            .iter()
+            .map(|(&id, stats)| lives(facts.plan, &names(&user_names, id), stats))
+            .collect(),
         checks: whole
             .checks
             .iter()
@@ -303,7 +307,7 @@ fn observed(values: &Distribution) -> Observed {
 }
 
 /// The lives of a type of user.
-fn lives(user: &str, stats: &LifeStats) -> Lives {
+fn lives(plan: &Plan, user: &str, stats: &LifeStats) -> Lives {
     let duration = stats.duration.summary().unwrap_or_default();
     let q = |q: f64| stats.duration.quantile(q).unwrap_or_default();
     Lives {
@@ -317,6 +321,11 @@ fn lives(user: &str, stats: &LifeStats) -> Lives {
         duration_p95_ms: q(0.95),
         duration_max_ms: duration.max,
         actions: observed(&stats.actions),
+        counters: stats
+            .counters
+            .iter()
+            .map(|(&counter, amounts)| (name_of(&plan.counters, counter), observed(amounts)))
+            .collect(),
     }
 }
 

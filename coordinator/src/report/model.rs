@@ -241,6 +241,8 @@ pub struct Lives {
     pub duration_max_ms: u64,
     /// Named actions of a life.
     pub actions: Observed,
+    /// What counters came to in a life.
+    pub counters: BTreeMap<String, Observed>,
 }
 
 /// One step of a phase.

@@ -354,6 +354,20 @@ fn lives_and_observed(out: &mut String, report: &Report, style: Style) -> std::f
             ]);
         }
         write_table(out, &table)?;
+        for lives in &report.lives {
+            for (counter, o) in &lives.counters {
+                writeln!(
+                    out,
+                    "  {} in a life of {}: mean {}, p50 {}, p95 {}, max {}",
+                    clean(counter),
+                    clean(&lives.user),
+                    number(o.mean),
+                    number(o.p50),
+                    number(o.p95),
+                    number(o.max)
+                )?;
+            }
+        }
     }
     if !report.observed.is_empty() {
         title(out, style, "Observed values")?;

@@ -274,8 +274,8 @@ async fn prepare(phase: &Rc<Phase>, share: &LoadShare, view: &LoadView) -> Prepa
 
 /// What a phase tells while it is carried out.
 pub(super) trait Listener {
-    /// Its prepared users wait for phase zero.
-    fn ready(&self);
+    /// Its prepared users wait for phase zero. The word must not be lost: nobody says it again.
+    fn ready(&self) -> impl Future<Output = ()>;
     /// The pacer saw phase zero, so many nanoseconds after it.
     fn saw_zero(&self, seen_minus_zero_ns: i64);
 }
@@ -312,7 +312,7 @@ pub(super) async fn run(
         prepared.push(prepare(&phase, share, view).await);
     }
     if let Some(zero) = zero {
-        listener.ready();
+        listener.ready().await;
         tokio::select! {
             biased;
             () = phase.stops.ending.cancelled() => phase.zero.set(now()),

@@ -62,6 +62,8 @@ pub(super) struct UserProgram {
     pub(super) bindings: Vec<plan::Binding>,
     /// Whether a row changes from iteration to iteration.
     pub(super) rebinds: bool,
+    /// The counters that its steps add to.
+    pub(super) counters: Vec<u32>,
     pub(super) start: Vec<Op>,
     pub(super) body: Vec<Op>,
     pub(super) stop: Vec<Op>,
@@ -208,13 +210,15 @@ impl Program {
                 let mut compiler = Compiler { target, settings, blobs: &blobs, ops: Vec::new() };
                 compiler.steps(steps).map(|()| compiler.ops)
             };
+            let (start, body, stop) = (compile(&user.start)?, compile(&user.body)?, compile(&user.stop)?);
             users.push(UserProgram {
+                counters: counters_of([&start, &body, &stop]),
                 slots: user.slots.clone(),
                 bindings: user.bindings.clone(),
                 rebinds: user.bindings.iter().any(|binding| binding.pick() != plan::Pick::Unique),
-                start: compile(&user.start)?,
-                body: compile(&user.body)?,
-                stop: compile(&user.stop)?,
+                start,
+                body,
+                stop,
             });
         }
         let headers = headers(&http.headers)?;
@@ -315,6 +319,15 @@ impl Program {
     pub const fn connect_timeout(&self) -> Duration {
         self.settings.connect_timeout
     }
+}
+
+/// The counters that some operations add to.
+fn counters_of(programs: [&Vec<Op>; 3]) -> Vec<u32> {
+    let counts = programs.into_iter().flatten().filter_map(|op| match op {
+        Op::Count(counters) => Some(counters.iter().map(|(counter, _)| *counter)),
+        _ => None,
+    });
+    counts.flatten().collect::<std::collections::BTreeSet<u32>>().into_iter().collect()
 }
 
 /// Compiles a template that must be there.

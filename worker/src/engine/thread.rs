@@ -472,29 +472,25 @@ struct Current {
     zero: Option<oneshot::Sender<Moment>>,
 }
 
-/// Tells the session how a phase gets on. What does not fit into its queue is dropped: the coordinator asks again for
-/// what it needs, and a skew that is not known is not wrong.
+/// Tells the session how a phase gets on.
 struct Teller {
     events: mpsc::Sender<EngineEvent>,
     thread: u32,
     phase: u32,
 }
 
-impl Teller {
-    fn tell(&self, event: EngineEvent) {
-        if self.events.try_send(event).is_err() {
-            tracing::warn!("the queue of measurements is full");
-        }
-    }
-}
-
 impl phase::Listener for Teller {
-    fn ready(&self) {
-        self.tell(EngineEvent::Ready { thread: self.thread, phase: self.phase });
+    async fn ready(&self) {
+        if self.events.send(EngineEvent::Ready { thread: self.thread, phase: self.phase }).await.is_err() {
+            tracing::debug!("nobody listens to this thread any more");
+        }
     }
 
     fn saw_zero(&self, seen_minus_zero_ns: i64) {
-        self.tell(EngineEvent::Zero { phase: self.phase, seen_minus_zero_ns });
+        // Dropped where the queue is full: the skew is then unknown for this thread, not wrong.
+        if self.events.try_send(EngineEvent::Zero { phase: self.phase, seen_minus_zero_ns }).is_err() {
+            tracing::warn!("the queue of measurements is full");
+        }
     }
 }
 

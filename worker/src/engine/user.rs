@@ -109,6 +109,8 @@ pub(super) struct VirtualUser {
     began: Moment,
     /// Named actions of this life.
     actions: u64,
+    /// What its counters have come to.
+    counted: Vec<(u32, f64)>,
     record: Option<LifeGuard>,
 }
 
@@ -283,6 +285,7 @@ impl VirtualUser {
             life,
             began: now(),
             actions: 0,
+            counted: program.counters.iter().map(|counter| (*counter, 0.0)).collect(),
             record: is_load.then(|| thread.recorder.life(kind)),
         })
     }
@@ -295,7 +298,7 @@ impl VirtualUser {
     /// The life ended in order.
     pub(super) fn end_life(&mut self) {
         if let Some(record) = self.record.take() {
-            record.end(!self.failed_before, now().since(self.began), self.actions);
+            record.end(!self.failed_before, now().since(self.began), self.actions, &self.counted);
         }
     }
 
@@ -555,8 +558,11 @@ impl VirtualUser {
         true
     }
 
-    fn count(&self, counter: u32, amount: &Template) -> Result<(), EvalError> {
+    fn count(&mut self, counter: u32, amount: &Template) -> Result<(), EvalError> {
         let amount = self.number("count", amount)?;
+        if let Some((_, sum)) = self.counted.iter_mut().find(|(known, _)| *known == counter) {
+            *sum += amount;
+        }
         self.thread.recorder.count(counter, amount);
         Ok(())
     }
