@@ -223,6 +223,14 @@ fn a_coordinator_refuses_targets_that_are_not_allowed() {
 }
 
 #[test]
+fn an_allowed_name_does_not_lend_itself_to_any_address() {
+    let grid = Grid::start(1);
+    let text = GOOD.replace("127.0.0.1:9", "localhost:9");
+    let text = text.replace("steps:", "http: { hosts: { localhost: 203.0.113.7 } }\nsteps:");
+    assert_refused(&grid.run(&text, &[]), 113, &["203.0.113.7", "--allow-target 203.0.113.7"]);
+}
+
+#[test]
 fn a_redirect_does_not_lead_where_load_may_not_go() {
     // The witness answers everything; the scenario's address comes from a variable, so that only the worker
     // can see where it leads.

@@ -123,6 +123,8 @@ impl Flows<'_> {
                 good = false;
                 continue;
             }
+            // The address counts, not the name: a name that may be sent load must not lend that to any address.
+            self.names.hosts.insert(value.trim_matches(['[', ']']).to_owned());
             out.hosts.push(plan::Pair { name: name.0.value.to_ascii_lowercase(), value });
         }
         good.then_some(())

@@ -209,7 +209,8 @@ impl Resolve for CheckedResolver {
                     _ => meant,
                 };
             }
-            let found = match settings.address_of(&name) {
+            let given = settings.address_of(&name);
+            let found = match given {
                 Some(address) => Ok(vec![SocketAddr::new(address, 0)]),
                 None => {
                     let host = name.trim_matches(['[', ']']);
@@ -220,8 +221,10 @@ impl Resolve for CheckedResolver {
                 Ok(found) => found,
                 Err(source) => return Err(NotResolved { name, source }.into()),
             };
-            let passed: Vec<SocketAddr> =
-                found.into_iter().filter(|address| settings.allowed.allows(&name, address.ip())).collect();
+            // An address that the scenario gives must be allowed itself: its name says nothing of it.
+            let by_name = if given.is_some() { "" } else { name.as_str() };
+            let allows = |address: &SocketAddr| settings.allowed.allows(by_name, address.ip());
+            let passed: Vec<SocketAddr> = found.into_iter().filter(allows).collect();
             if passed.is_empty() {
                 return Err(NotAllowed(name).into());
             }

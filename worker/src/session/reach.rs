@@ -22,14 +22,16 @@ pub(super) fn connect(target: &str, clients: &ClientSettings) -> Result<(), Stri
         url::Url::parse(target).map_err(|error| format!("the target {target} is not an address: {error}"))?;
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let port = url.port_or_known_default().unwrap_or(80);
-    let found: Vec<SocketAddr> = match clients.address_of(&host) {
+    let given = clients.address_of(&host);
+    let found: Vec<SocketAddr> = match given {
         Some(address) => vec![SocketAddr::new(address, port)],
         None => (host.as_str(), port)
             .to_socket_addrs()
             .map_err(|error| format!("the target's name {host} is not resolved: {error}; {CURE}"))?
             .collect(),
     };
-    let found = found.into_iter().filter(|address| clients.allowed.allows(&host, address.ip()));
+    let by_name = if given.is_some() { "" } else { host.as_str() };
+    let found = found.into_iter().filter(|address| clients.allowed.allows(by_name, address.ip()));
     let limit = clients.options.connect_timeout.max(Duration::from_millis(1));
     let mut last = format!("{host} may not be sent load; see --allow-target of coordinator and worker");
     for address in found {
