@@ -42,6 +42,9 @@ phases: [ { name: main, load: [ shared-iterations: { user: user, vus: 30, iterat
     let idle = seen.iter().filter(|seen| seen.number("x-user") % 3 == 0).map(|seen| seen.at).max();
     let last = seen.iter().map(|seen| seen.at).max();
     let waited = last.zip(idle).map_or(Duration::MAX, |(last, idle)| last.saturating_sub(idle));
+    println!(
+        "iterations by worker {by_worker:?}; the fast one waited {waited:?} for the slow one; in all {last:?}"
+    );
     assert!(waited < Duration::from_secs(3), "the fast worker waited {waited:?} for the slow one");
     assert_eq!(finished.number("/ledger/iterations/planned"), 10_001);
     assert_eq!(finished.number("/ledger/iterations/started"), 10_001);
@@ -173,6 +176,7 @@ fn by_second(seen: &[Seen], seconds: usize) -> Vec<u64> {
 
 /// Compares with a curve: `rate(t)` per second; areas by the trapezoid over each second.
 fn follows(counts: &[u64], rate: impl Fn(f64) -> f64) {
+    let mut worst = 0.0_f64;
     for (second, &count) in counts.iter().take(counts.len() - 1).enumerate() {
         let steps = 1_000;
         let area: f64 =
@@ -180,11 +184,13 @@ fn follows(counts: &[u64], rate: impl Fn(f64) -> f64) {
         let expected = area / f64::from(steps);
         // One per cent, and one arrival at each edge of the second.
         let allowed = (expected * 0.01).max(1.0) + 1.0;
+        worst = worst.max((count as f64 - expected).abs());
         assert!(
             (count as f64 - expected).abs() <= allowed,
             "second {second}: {count}, not {expected:.1}: {counts:?}"
         );
     }
+    println!("by second {counts:?}, at most {worst:.1} from the curve");
 }
 
 #[test]

@@ -220,6 +220,7 @@ phases: [ {{ name: main, load: [ constant-vus: {{ vus: 30, duration: {length} }}
     let mut at: Vec<Duration> = witness.seen().iter().map(|seen| seen.at).collect();
     at.sort_unstable();
     let tightest = at.windows(count + 1).map(|span| span[count] - span[0]).min();
+    println!("{} requests; {} of them in {tightest:?} at the closest", at.len(), count + 1);
     assert!(tightest >= Some(Duration::from_secs(window)), "{} requests in {tightest:?}", count + 1);
     // It throttles, it does not starve: nine tenths of what it allows.
     let allowed = count as f64 * if long { 3.0 } else { 4.0 };
