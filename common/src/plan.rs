@@ -75,6 +75,9 @@ pub fn hash(bytes: &[u8]) -> String {
 /// Where the bytes are no plan, or its parts do not fit together.
 pub fn decode(bytes: &[u8]) -> Result<Plan, PlanError> {
     let plan = Plan::decode(bytes)?;
+    if plan.phases.is_empty() {
+        return Err(PlanError::Damaged("it has no phases".to_owned()));
+    }
     for phase in &plan.phases {
         for load in &phase.loads {
             if usize::try_from(load.user).is_ok_and(|user| user >= plan.users.len()) {

@@ -130,18 +130,24 @@ impl LiveRun {
 
     /// Looks at the thresholds that are watched, interval by interval. Returns the one that ends the run, if one does.
     pub(super) fn watch(&mut self, last: bool) -> Option<String> {
-        let mut ends = None;
+        let is_live = !last && self.core.may_be_broken_off();
+        let spans = self.phase_facts();
         while let Some((span, measures)) = self.ingest.take_interval(last) {
-            let broken = self.watch.interval(&self.plan, span, measures, self.ingest.totals());
-            ends = ends.or(broken);
+            let ends = self.watch.interval(&self.plan, &spans, span, measures, is_live);
+            if ends.is_some() {
+                return ends;
+            }
         }
-        ends
+        None
     }
 
     /// Lets the core know, takes note of what it decides, and returns what is left to do.
     pub(super) fn handle(&mut self, now: Moment, event: RunEvent) -> Vec<Task> {
-        if let RunEvent::Progress { progress, .. } = &event {
+        if let RunEvent::Progress { worker, progress, .. } = &event {
             self.clocks(progress);
+            if progress.run == self.run.as_str() {
+                self.ingest.has_ended(worker, progress.ended);
+            }
         }
         let mut tasks = Vec::new();
         for effect in self.core.handle(now, event) {
@@ -154,6 +160,7 @@ impl LiveRun {
                             .iter()
                             .for_each(|(worker, incarnation, _)| self.ingest.joined(worker, *incarnation));
                     }
+                    self.ingest.phase_begins(span.phase);
                     if let Some(phase) = self.phases.get_mut(span.phase as usize) {
                         phase.0 = Some(span.zero);
                     }
@@ -218,15 +225,24 @@ impl LiveRun {
         self.with_facts(now, report::build)
     }
 
-    /// Everything that is known so far.
-    fn with_facts<T>(&self, now: Moment, look: impl FnOnce(&Facts<'_>) -> T) -> T {
-        let zero = self.core.run_zero();
-        let run_time = |at: Moment| zero.map_or(Duration::ZERO, |zero| at.since(zero));
-        let phases: Vec<PhaseFacts> = self
+    /// Since the origin of run time.
+    fn run_time(&self, at: Moment) -> Duration {
+        self.core.run_zero().map_or(Duration::ZERO, |zero| at.since(zero))
+    }
+
+    fn phase_facts(&self) -> Vec<PhaseFacts> {
+        let run_time = |at: Moment| self.run_time(at);
+        let facts = self
             .phases
             .iter()
-            .map(|&(zero, end)| PhaseFacts { zero: zero.map(run_time), end: end.map(run_time) })
-            .collect();
+            .map(|&(zero, end)| PhaseFacts { zero: zero.map(run_time), end: end.map(run_time) });
+        facts.collect()
+    }
+
+    /// Everything that is known so far.
+    fn with_facts<T>(&self, now: Moment, look: impl FnOnce(&Facts<'_>) -> T) -> T {
+        let run_time = |at: Moment| self.run_time(at);
+        let phases = self.phase_facts();
         let lost: Vec<(WorkerId, Duration)> =
             self.lost.iter().map(|lost| (lost.worker.clone(), run_time(lost.lease_end))).collect();
         let reason = self.reason.clone().unwrap_or(EndReason::Completed);
@@ -312,7 +328,7 @@ impl LiveRun {
             view.dropped = measures.loads.values().map(|load| load.dropped).sum();
         }
         if let Some(window) =
-            self.ingest.windows().newest_closed().filter(|window| window.phase == number && end.is_none())
+            self.ingest.newest_window().filter(|window| window.phase == number && end.is_none())
         {
             let seconds = window.length().as_secs_f64();
             view.rate_per_s = if seconds > 0.0 { window.exchanges as f64 / seconds } else { 0.0 };

@@ -8,6 +8,7 @@ use loadgrid_common::plan::Plan;
 use loadgrid_common::stats::{Fingerprint, Measures};
 use loadgrid_common::wire::{SnapshotError, measures_from_wire, measures_to_wire, pb};
 
+use super::windows::Window;
 use super::{Place, Sequence, Windows};
 
 /// What became of a snapshot.
@@ -39,6 +40,8 @@ pub struct WorkerTotals {
     pub seal: Option<pb::Seal>,
     /// How far in run time it has reported.
     pub reported: Duration,
+    /// Whether somebody waits for its reports.
+    waits: Waits,
     /// Iterations begun, ended, dropped and given up, by (phase, load).
     pub loads: BTreeMap<(u32, u32), LoadTotals>,
     /// Snapshots that came before their turn.
@@ -56,6 +59,17 @@ pub struct LoadTotals {
     pub dropped: u64,
     /// Arrivals given up.
     pub never_started: u64,
+}
+
+/// Whether more reports of a worker are to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waits {
+    /// It reports every interval.
+    Now,
+    /// It has ended its part of the phase.
+    NextPhase,
+    /// It is lost. Should it come back, it is heard, and nobody waits for it.
+    Never,
 }
 
 impl WorkerTotals {
@@ -133,6 +147,10 @@ pub struct Ingest {
     fold: BTreeMap<u32, Measures>,
     /// Measures of single intervals, by number and phase; kept only for thresholds that are watched.
     intervals: Option<BTreeMap<u64, BTreeMap<u32, Measures>>>,
+    /// Behind the last one that was taken.
+    next_interval: u64,
+    /// The phase that began last.
+    phase: u32,
     interval: Duration,
     /// Workers with something that is not committed yet.
     touched: std::collections::BTreeSet<WorkerId>,
@@ -179,6 +197,8 @@ impl Ingest {
             windows: Windows::new(interval),
             fold: BTreeMap::new(),
             intervals: None,
+            next_interval: 0,
+            phase: 0,
             interval: interval.max(Duration::from_millis(1)),
             touched: std::collections::BTreeSet::new(),
         }
@@ -191,7 +211,7 @@ impl Ingest {
 
     /// The next interval that every worker has reported whole, with its measures by phase; with `last`, whatever is left.
     pub fn take_interval(&mut self, last: bool) -> Option<((Duration, Duration), BTreeMap<u32, Measures>)> {
-        let horizon = if last { Duration::MAX } else { self.windows.horizon()? };
+        let horizon = if last { Duration::MAX } else { self.horizon()? };
         let (&number, _) = self.intervals.as_ref()?.first_key_value()?;
         let from = self.interval.saturating_mul(u32::try_from(number).unwrap_or(u32::MAX));
         let span = (from, from + self.interval);
@@ -199,6 +219,7 @@ impl Ingest {
             return None;
         }
         let measures = self.intervals.as_mut()?.remove(&number)?;
+        self.next_interval = number + 1;
         Some((span, measures))
     }
 
@@ -272,6 +293,8 @@ impl Ingest {
         if let Some(intervals) = &mut self.intervals {
             let middle = from + to.saturating_sub(from) / 2;
             let number = u64::try_from(middle.as_nanos() / self.interval.as_nanos()).unwrap_or(u64::MAX);
+            // What comes when its interval was taken belongs to the next one: nothing is left out.
+            let number = number.max(self.next_interval);
             intervals.entry(number).or_default().entry(snapshot.phase).or_default().merge(&measures);
         }
         self.totals.entry(snapshot.phase).or_default().merge(&measures);
@@ -291,11 +314,42 @@ impl Ingest {
         self.worker(worker, incarnation);
     }
 
-    /// A worker will not report any more, as far as live views are concerned.
+    /// Nobody waits for this worker's reports any more.
     pub fn lost(&mut self, worker: &WorkerId) {
-        if let Some(number) = self.workers.keys().position(|known| known == worker) {
-            self.windows.gone(u32::try_from(number).unwrap_or(u32::MAX));
+        if let Some(known) = self.workers.get_mut(worker) {
+            known.waits = Waits::Never;
         }
+    }
+
+    /// A phase begins: every worker will report it.
+    pub fn phase_begins(&mut self, phase: u32) {
+        self.phase = phase;
+        for known in self.workers.values_mut().filter(|known| known.waits == Waits::NextPhase) {
+            known.waits = Waits::Now;
+        }
+    }
+
+    /// A worker has ended its phases below `ended`: it reports nothing until the next one.
+    pub fn has_ended(&mut self, worker: &WorkerId, ended: u32) {
+        let phase = self.phase;
+        if let Some(known) = self.workers.get_mut(worker).filter(|known| known.waits == Waits::Now)
+            && ended > phase
+        {
+            known.waits = Waits::NextPhase;
+        }
+    }
+
+    /// Up to where everybody has reported who does; `None` before everybody has begun to.
+    fn horizon(&self) -> Option<Duration> {
+        let reporting = self.workers.values().filter(|known| known.waits == Waits::Now);
+        let horizon = reporting.map(|known| known.reported).min().unwrap_or(Duration::MAX);
+        (!horizon.is_zero()).then_some(horizon)
+    }
+
+    /// The newest window that everybody has reported whole.
+    #[must_use]
+    pub fn newest_window(&self) -> Option<&Window> {
+        self.windows.newest_until(self.horizon()?)
     }
 
     fn worker(&mut self, worker: &WorkerId, incarnation: Incarnation) -> &mut WorkerTotals {
@@ -306,6 +360,7 @@ impl Ingest {
             phases: BTreeMap::new(),
             seal: None,
             reported: Duration::ZERO,
+            waits: Waits::Now,
             loads: BTreeMap::new(),
             held: BTreeMap::new(),
         })
@@ -413,6 +468,45 @@ mod tests {
             delta: Some(delta),
             ..pb::Snapshot::default()
         }
+    }
+
+    #[test]
+    fn an_interval_is_complete_when_everybody_has_reported_who_does() {
+        let second = Duration::from_secs;
+        let [a, b, c] = ["a", "b", "c"].map(WorkerId::from);
+        let mut ingest = Ingest::new(&plan());
+        ingest.keep_intervals();
+        [&a, &b, &c].into_iter().for_each(|worker| ingest.joined(worker, Incarnation(1)));
+        ingest.phase_begins(0);
+        let report = |ingest: &mut Ingest, worker, seq| {
+            ingest.snapshot(worker, Incarnation(1), &snapshot(seq)).map(drop).unwrap();
+        };
+        let taken = |ingest: &mut Ingest| {
+            let (span, by_phase) = ingest.take_interval(false)?;
+            Some((span.1, by_phase[&0].steps[&0].sent))
+        };
+        report(&mut ingest, &a, 1);
+        report(&mut ingest, &b, 1);
+        assert_eq!(taken(&mut ingest), None, "nobody has heard of c");
+        report(&mut ingest, &c, 1);
+        assert_eq!(taken(&mut ingest), Some((second(1), 3)));
+        // a ends its part, b is lost and comes back with what it had to say: nobody waits for them.
+        report(&mut ingest, &c, 2);
+        ingest.has_ended(&a, 1);
+        assert_eq!(taken(&mut ingest), None);
+        ingest.lost(&b);
+        assert_eq!(taken(&mut ingest), Some((second(2), 2)));
+        report(&mut ingest, &b, 2);
+        report(&mut ingest, &c, 3);
+        assert_eq!(taken(&mut ingest), Some((second(3), 3 + 2)), "what was late is looked at, too");
+        // The next phase is reported by everybody again.
+        ingest.phase_begins(1);
+        report(&mut ingest, &c, 4);
+        assert_eq!(taken(&mut ingest), None);
+        ingest.has_ended(&a, 1);
+        assert_eq!(taken(&mut ingest), None, "an old word");
+        ingest.has_ended(&a, 2);
+        assert_eq!(taken(&mut ingest), Some((second(4), 4)));
     }
 
     proptest! {

@@ -80,19 +80,13 @@ impl Window {
 pub struct Windows {
     length: Duration,
     windows: BTreeMap<u64, Window>,
-    /// How far each worker has reported.
-    reported: BTreeMap<u32, Duration>,
 }
 
 impl Windows {
     /// Windows of one snapshot interval each.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
-        Self {
-            length: interval.max(Duration::from_millis(100)),
-            windows: BTreeMap::new(),
-            reported: BTreeMap::new(),
-        }
+        Self { length: interval.max(Duration::from_millis(100)), windows: BTreeMap::new() }
     }
 
     /// Adds what a worker measured up to `to`.
@@ -118,16 +112,9 @@ impl Windows {
         window.users_by_worker.insert(worker, users);
         window.users = window.users_by_worker.values().sum();
         window.add(measures);
-        let reported = self.reported.entry(worker).or_default();
-        *reported = (*reported).max(to);
         if self.windows.len() > MOST {
             self.thin();
         }
-    }
-
-    /// A worker will not report any more.
-    pub fn gone(&mut self, worker: u32) {
-        self.reported.remove(&worker);
     }
 
     fn thin(&mut self) {
@@ -147,16 +134,9 @@ impl Windows {
         self.windows.values()
     }
 
-    /// Up to where every worker has reported.
+    /// The newest window up to `horizon`.
     #[must_use]
-    pub fn horizon(&self) -> Option<Duration> {
-        self.reported.values().min().copied()
-    }
-
-    /// The newest window that every worker has reported whole.
-    #[must_use]
-    pub fn newest_closed(&self) -> Option<&Window> {
-        let horizon = self.horizon()?;
+    pub fn newest_until(&self, horizon: Duration) -> Option<&Window> {
         self.windows.values().rev().find(|window| window.from + self.length <= horizon)
     }
 }
@@ -166,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_window_closes_when_all_have_reported_it_and_long_runs_are_thinned() {
+    fn a_window_is_the_sum_of_its_workers_and_long_runs_are_thinned() {
         let mut windows = Windows::new(Duration::from_secs(1));
         let second = Duration::from_secs;
         let mut measures = Measures::default();
@@ -174,9 +154,9 @@ mod tests {
         windows.add(0, 0, second(0), second(1), 5, &measures);
         windows.add(0, 0, second(1), second(2), 5, &measures);
         windows.add(1, 0, second(0), second(1), 5, &measures);
-        assert_eq!(windows.newest_closed().map(|w| (w.from, w.users, w.sent)), Some((second(0), 10, 2)));
-        windows.gone(1);
-        assert_eq!(windows.newest_closed().map(|w| w.from), Some(second(1)));
+        let newest = windows.newest_until(second(1)).map(|w| (w.from, w.users, w.sent));
+        assert_eq!(newest, Some((second(0), 10, 2)));
+        assert_eq!(windows.newest_until(second(2)).map(|w| w.from), Some(second(1)));
         for i in 2..5_000 {
             windows.add(0, 0, second(i), second(i + 1), 5, &measures);
         }

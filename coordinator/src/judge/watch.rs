@@ -1,6 +1,7 @@
 //! Thresholds that are looked at while the run goes on: over the last window, or because they may end it. Pure.
 //!
-//! An interval is looked at once every worker has reported it. A threshold is broken in an interval in which it
+//! An interval is looked at once every worker has reported it; what was measured is over the time in which its phase
+//! offered load. A threshold is broken in an interval in which it
 //! does not hold; it fails when it was broken for as long as its `for` says, without a break.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -11,6 +12,7 @@ use loadgrid_common::stats::Measures;
 
 use super::evaluate::iterations_of;
 use super::{Known, Observed, Slice, Threshold, observe};
+use crate::report::PhaseFacts;
 
 /// Measures of one interval, by phase.
 type ByPhase = BTreeMap<u32, Measures>;
@@ -22,6 +24,8 @@ pub struct Watch {
     /// Intervals that the longest window still reaches.
     recent: VecDeque<Interval>,
     longest: Duration,
+    /// All intervals so far, where a threshold looks at all of them.
+    so_far: Option<ByPhase>,
 }
 
 #[derive(Debug)]
@@ -48,6 +52,8 @@ struct Rule {
     /// The worst that was seen, and when.
     worst: Option<(Observed, Duration)>,
     failed: Option<(Observed, Duration)>,
+    /// Whether the run was ended for it.
+    ended_run: bool,
 }
 
 impl Watch {
@@ -70,11 +76,13 @@ impl Watch {
                 broken: None,
                 worst: None,
                 failed: None,
+                ended_run: false,
             })
         };
         let rules: Vec<Rule> = plan.thresholds.iter().enumerate().filter_map(rule).collect();
         let longest = rules.iter().map(|rule| rule.window).max().unwrap_or_default();
-        Self { rules, recent: VecDeque::new(), longest }
+        let so_far = rules.iter().any(|rule| rule.window.is_zero()).then(ByPhase::new);
+        Self { rules, recent: VecDeque::new(), longest, so_far }
     }
 
     /// Whether there is anything to watch.
@@ -89,34 +97,53 @@ impl Watch {
         self.rules.iter().any(|rule| rule.number == number)
     }
 
-    /// An interval is complete; `totals` is everything so far. Returns the threshold that ends the run, if one does.
+    /// An interval is complete; `spans` says when the phases were carried out, in run time. Returns the threshold that
+    /// ends the run, if one does; none does where the run is not `live` any more.
     pub fn interval(
         &mut self,
         plan: &Plan,
+        spans: &[PhaseFacts],
         (from, to): (Duration, Duration),
         measures: ByPhase,
-        totals: &ByPhase,
+        is_live: bool,
     ) -> Option<String> {
+        if let Some(so_far) = &mut self.so_far {
+            for (&phase, measures) in &measures {
+                so_far.entry(phase).or_default().merge(measures);
+            }
+        }
         self.recent.push_back(Interval { from, to, measures });
         while self.recent.front().is_some_and(|first| first.to + self.longest <= to) {
             self.recent.pop_front();
         }
         let recent = &self.recent;
+        let slice = |phase, measures, from: Duration, to: Duration| {
+            let length = offered(plan, spans, phase, from, to);
+            Slice { phase, measures, iterations: iterations_of(measures), length }
+        };
         let mut ends = None;
         for rule in self.rules.iter_mut().filter(|rule| rule.failed.is_none()) {
-            let observed = if rule.window.is_zero() {
-                let slices = totals.iter().map(|(&phase, measures)| slice(phase, measures, to));
-                observe(&rule.threshold, plan, slices)
-            } else {
-                let window = recent.iter().filter(|interval| interval.to + rule.window > to);
-                let slices = window.flat_map(|interval| {
-                    let length = interval.to.saturating_sub(interval.from);
-                    interval.measures.iter().map(move |(&phase, measures)| slice(phase, measures, length))
-                });
-                observe(&rule.threshold, plan, slices)
+            let observed = match (&self.so_far, rule.window.is_zero()) {
+                (Some(so_far), true) => {
+                    let slices =
+                        so_far.iter().map(|(&phase, measures)| slice(phase, measures, Duration::ZERO, to));
+                    observe(&rule.threshold, plan, slices)
+                }
+                _ => {
+                    let window = recent.iter().filter(|interval| interval.to + rule.window > to);
+                    let slices = window.flat_map(|interval| {
+                        let (from, to) = (interval.from, interval.to);
+                        interval
+                            .measures
+                            .iter()
+                            .map(move |(&phase, measures)| slice(phase, measures, from, to))
+                    });
+                    observe(&rule.threshold, plan, slices)
+                }
             };
-            if rule.look(observed, from, to) && rule.abort {
-                ends = ends.or_else(|| Some(rule.threshold.text.clone()));
+            if rule.look(observed, from, to) && rule.abort && is_live && ends.is_none() {
+                rule.ended_run = true;
+                ends = Some(rule.threshold.text.clone());
             }
         }
         ends
@@ -130,7 +157,8 @@ impl Watch {
             (Some((observed, at)), _) => Some((rule.words(observed, at, threshold), false)),
             (None, _) if rule.window.is_zero() && rule.hold.is_zero() => None,
             (None, Some((observed, at))) => Some((rule.words(observed, at, threshold), true)),
-            (None, None) => Some(("no data".to_owned(), false)),
+            // Over before its grace was: what there is is judged like any other threshold.
+            (None, None) => None,
         }
     }
 
@@ -148,6 +176,7 @@ impl Rule {
     fn look(&mut self, observed: Observed, from: Duration, to: Duration) -> bool {
         if observed == Observed::Nothing {
             // Without data there is nothing to break: whether there ever was any is judged at the end.
+            self.broken = None;
             return false;
         }
         let began = *self.began.get_or_insert(from);
@@ -191,14 +220,20 @@ impl Rule {
             true => String::new(),
             false => format!(" for {}", loadgrid_common::units::show_duration(self.hold)),
         };
-        let ended = if self.failed.is_some() && self.abort { "; it ended the run" } else { "" };
+        let ended = if self.ended_run { "; it ended the run" } else { "" };
         let worst = if self.failed.is_none() && !self.window.is_zero() { "worst " } else { "" };
         format!("{worst}{shown}{for_long}, at {at}{ended}")
     }
 }
 
-fn slice(phase: u32, measures: &Measures, length: Duration) -> Slice<'_> {
-    Slice { phase, measures, iterations: iterations_of(measures), length }
+/// For how long a phase offered load between two moments of run time.
+fn offered(plan: &Plan, spans: &[PhaseFacts], phase: u32, from: Duration, to: Duration) -> Duration {
+    let planned = plan.phases.get(phase as usize).map(plan::Phase::limit).unwrap_or_default();
+    let Some(PhaseFacts { zero: Some(zero), end }) = spans.get(phase as usize).copied() else {
+        return Duration::ZERO;
+    };
+    let end = end.unwrap_or(to).min(zero.saturating_add(planned)).min(to);
+    end.saturating_sub(zero.max(from))
 }
 
 #[cfg(test)]
@@ -224,13 +259,12 @@ mod tests {
     /// Feeds one interval per second; says at which second the run was ended.
     fn ended_at(threshold: plan::Threshold, failures: &[u64]) -> (Option<usize>, Option<(String, bool)>) {
         let plan = plan(threshold);
+        let spans = [PhaseFacts { zero: Some(Duration::ZERO), end: None }];
         let mut watch = Watch::new(&plan);
-        let mut totals = ByPhase::new();
         let mut ended = None;
         for (number, &failed) in failures.iter().enumerate() {
-            totals.entry(0).or_default().merge(&second(failed)[&0]);
             let span = (Duration::from_secs(number as u64), Duration::from_secs(number as u64 + 1));
-            if watch.interval(&plan, span, second(failed), &totals).is_some() {
+            if watch.interval(&plan, &spans, span, second(failed), ended.is_none()).is_some() {
                 ended = ended.or(Some(number));
             }
         }
@@ -272,6 +306,79 @@ mod tests {
             judged.as_ref().is_some_and(|(words, passed)| *passed && words.contains("worst 50%")),
             "{judged:?}"
         );
-        assert_eq!(ended_at(rule(1, 0, 0, true), &[]).1, Some(("no data".to_owned(), false)));
+        assert_eq!(ended_at(rule(1, 0, 0, true), &[]).1, None, "judged like any other: there is no data");
+        assert_eq!(ended_at(rule(1, 0, 20, true), &[50, 50]).1, None, "over before its grace was");
+    }
+
+    fn exchanges(count: u64) -> Measures {
+        let mut measures = Measures::default();
+        let step = measures.steps.entry(0).or_default();
+        (step.sent, step.ok) = (count, count);
+        measures
+    }
+
+    #[test]
+    fn a_rate_is_over_the_time_in_which_its_phase_offered_load() {
+        let second = Duration::from_secs;
+        let phase = |name: &str, length: u64| plan::Phase {
+            name: name.to_owned(),
+            loads: vec![plan::Load {
+                model: Some(plan::load::Model::Counted(plan::Counted {
+                    vus: 1,
+                    max_duration_ns: length * 1_000_000_000,
+                    ..plan::Counted::default()
+                })),
+                ..plan::Load::default()
+            }],
+            ..plan::Phase::default()
+        };
+        let threshold = |text: &str, window_ns| plan::Threshold {
+            text: text.to_owned(),
+            abort: true,
+            window_ns,
+            ..plan::Threshold::default()
+        };
+        let plan = Plan {
+            steps: vec!["s".to_owned()],
+            phases: vec![phase("warm", 60), phase("steady", 100)],
+            thresholds: vec![
+                threshold("rate(exchanges, phase=steady) > 90/s", 0),
+                threshold("rate(exchanges) > 90/s", 1_000_000_000),
+            ],
+            ..Plan::default()
+        };
+        let mut watch = Watch::new(&plan);
+        let mut spans =
+            [PhaseFacts { zero: Some(second(0)), end: None }, PhaseFacts { zero: None, end: None }];
+        for n in 0..60 {
+            let ends =
+                watch.interval(&plan, &spans, (second(n), second(n + 1)), [(0, exchanges(100))].into(), true);
+            assert_eq!(ends, None, "second {n}");
+        }
+        // The phases meet in the middle of an interval.
+        let half = Duration::from_millis(500);
+        spans[0].end = Some(second(60) + half);
+        spans[1].zero = Some(second(60) + half);
+        let both = [(0, exchanges(0)), (1, exchanges(50))].into();
+        assert_eq!(watch.interval(&plan, &spans, (second(60), second(61)), both, true), None);
+        let slow = [(1, exchanges(20))].into();
+        let ends = watch.interval(&plan, &spans, (second(61), second(62)), slow, true);
+        assert_eq!(ends.as_deref(), Some("rate(exchanges, phase=steady) > 90/s"));
+    }
+
+    #[test]
+    fn a_stretch_without_data_breaks_what_is_broken() {
+        let plan = plan(rule(1, 3, 0, true));
+        let spans = [PhaseFacts { zero: Some(Duration::ZERO), end: None }];
+        let mut watch = Watch::new(&plan);
+        let mut look = |at: u64, measures: ByPhase| {
+            let span = (Duration::from_secs(at), Duration::from_secs(at + 1));
+            watch.interval(&plan, &spans, span, measures, true)
+        };
+        assert_eq!(look(0, second(50)), None);
+        assert_eq!(look(1, [(0, Measures::default())].into()), None);
+        assert_eq!(look(9, second(50)), None, "not broken for ten seconds");
+        assert_eq!(look(10, second(50)), None);
+        assert!(look(11, second(50)).is_some());
     }
 }

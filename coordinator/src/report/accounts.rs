@@ -85,10 +85,12 @@ fn close_load(
             (None, _) | (_, true) => 0,
             (Some(zero), false) => {
                 let silent_from = facts.lost_at(worker).unwrap_or(facts.ended_at);
-                let until = silent_from.saturating_sub(zero);
-                due_of_share(view, cycle, place, until)
-                    .saturating_sub(own.started + own.dropped + own.never_started)
-                    .min(open)
+                let due = match silent_from > zero {
+                    true => due_of_share(view, cycle, place, silent_from.saturating_sub(zero)),
+                    // Its lease was over before the phase began.
+                    false => 0,
+                };
+                due.saturating_sub(own.started + own.dropped + own.never_started).min(open)
             }
         };
         iterations.started += may_have_started;

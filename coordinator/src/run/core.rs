@@ -440,7 +440,10 @@ impl RunCore {
                 let reason = if interrupted { EndReason::Interrupted } else { EndReason::Stopped };
                 self.stop(now, reason, abort);
             }
-            RunEvent::Threshold(text) => self.stop(now, EndReason::Threshold(text), false),
+            RunEvent::Threshold(text) if self.may_be_broken_off() => {
+                self.stop(now, EndReason::Threshold(text), false);
+            }
+            RunEvent::Threshold(_) => {}
             RunEvent::Failed(reason) => self.stop(now, EndReason::Failed(reason), true),
             RunEvent::Tick => {}
         }
@@ -569,12 +572,30 @@ impl RunCore {
                 let reason = self.reason.get_or_insert(reason).clone();
                 if tearing_down && self.aborts < 2 && !hopeless {
                     // It is the last thing that is done, and bounded: dropped only where somebody insists.
-                } else if tearing_down || hopeless || self.teardown().is_none() {
+                } else if tearing_down || hopeless || !self.has_an_aftermath(phase) {
                     self.state = State::Draining { reason, until: drained(graceful), aborting: abort };
                 } else {
                     self.state = State::Ending { phase, until: drained(graceful), aborting: abort };
                 }
             }
+        }
+    }
+
+    /// Whether something follows a phase that is broken off: teardown, or the end of users that would have lived on.
+    fn has_an_aftermath(&self, phase: u32) -> bool {
+        let next = self.config.phases.get(phase as usize + 1);
+        self.teardown().is_some() || next.is_some_and(|next| next.continues)
+    }
+
+    /// Whether there is something left that a broken threshold could end.
+    #[must_use]
+    pub fn may_be_broken_off(&self) -> bool {
+        match &self.state {
+            State::Waiting { .. } | State::Arming { .. } | State::Opening { .. } => true,
+            State::Warming { phase, .. } | State::InPhase { phase, .. } => {
+                self.kind_of(*phase) != PhaseKind::Teardown
+            }
+            State::Ending { .. } | State::Draining { .. } | State::Ended => false,
         }
     }
 
@@ -710,7 +731,7 @@ impl RunCore {
         if self.live().all(|(_, worker)| worker.progress.ended > phase) {
             out.push(RunEffect::PhaseEnded { phase, at: now });
             self.keep_setup(phase);
-            self.tear_down(now, out);
+            self.end_survivors(now, phase, aborting, out);
             return true;
         }
         if now < until {
@@ -724,6 +745,18 @@ impl RunCore {
             State::Ending { phase, until, aborting: true }
         };
         true
+    }
+
+    /// Users that would have lived on in the next phase end their lives in it: nothing else of it is carried out.
+    fn end_survivors(&mut self, now: Moment, phase: u32, aborting: bool, out: &mut Vec<RunEffect>) {
+        let next = phase + 1;
+        if !self.config.phases.get(next as usize).is_some_and(|next| next.continues) {
+            self.tear_down(now, out);
+            return;
+        }
+        let until = now + if aborting { SEAL_LIMIT } else { STOP_FLOWS + SLACK };
+        out.push(RunEffect::PhaseBegins(PhaseSpan { phase: next, zero: now }));
+        self.state = State::Ending { phase: next, until, aborting };
     }
 
     /// Why the run ends, as far as it is known.
@@ -805,13 +838,15 @@ impl RunCore {
         if self.kind_of(phase) != PhaseKind::Setup {
             return;
         }
-        let lost = || "the worker that carried it out was lost".to_owned();
         let failed = match self.performer.as_ref().and_then(|performer| self.workers.get(performer)) {
             Some(worker) if worker.live => {
                 self.setup_json.clone_from(&worker.progress.setup_json);
-                worker.progress.setup_failed.clone()
+                match worker.progress.setup_failed.as_str() {
+                    "" if self.setup_json.is_empty() => "it was broken off".to_owned(),
+                    failed => failed.to_owned(),
+                }
             }
-            _ => lost(),
+            _ => "the worker that carried it out was lost".to_owned(),
         };
         if !failed.is_empty() {
             self.reason.get_or_insert(EndReason::SetupFailed(failed));

@@ -2,6 +2,7 @@
 
 use loadgrid_common::id::{Incarnation, WorkerId};
 use loadgrid_common::plan::PhaseKind;
+use loadgrid_common::random::{hash_text, mix};
 use loadgrid_common::schedule::Cycle;
 use loadgrid_common::time::Moment;
 use loadgrid_common::wire::pb::{self, from_coordinator::Message as Order};
@@ -117,9 +118,11 @@ impl RunCore {
                 Some((1, Order::Prepare(self.config.prepare.clone())))
             }
             State::Arming { .. } | State::Opening { .. } if !progress.missing_data.is_empty() => {
-                // Data goes on as fast as the worker says that it has come, so the offset tells orders apart.
+                // Data goes on as fast as the worker says that it has come: which file and which part of it tell orders
+                // apart.
                 let chunk = self.chunk(&progress.missing_data, progress.missing_offset);
-                chunk.map(|chunk| (2 | progress.missing_offset << 8, Order::Data(chunk)))
+                let place = mix(hash_text(&progress.missing_data), progress.missing_offset);
+                chunk.map(|chunk| (2 | place << 8, Order::Data(chunk)))
             }
             State::Arming { .. } => None,
             State::Opening { epoch, .. } => self.opening_order(*epoch, progress),

@@ -65,6 +65,13 @@ pub(super) fn compile(
             (compiled.window_ns, compiled.for_ns, compiled.grace_ns) =
                 (ns(&more.window), ns(&more.r#for), ns(&more.grace));
             compiled.abort = more.abort.unwrap_or(false);
+            let is_watched = more.window.is_some() || more.r#for.is_some() || compiled.abort;
+            if let Some(grace) = more.grace.as_ref().filter(|_| !is_watched) {
+                let message = "`grace` leaves out the beginning of what is watched, and this threshold is judged once, over the whole run";
+                let hint = "add `window`, `for` or `abort`, or give the beginning a phase of its own with `record: false`";
+                sink.add_with_hint(grace.text.span, message, hint);
+                good = false;
+            }
             if Duration::from_nanos(compiled.window_ns) > LONGEST_WINDOW {
                 let span = more.window.as_ref().map_or(more.span, |window| window.text.span);
                 sink.add_with_hint(
