@@ -174,8 +174,8 @@ fn by_second(seen: &[Seen], seconds: usize) -> Vec<u64> {
     counts
 }
 
-/// Compares with a curve: `rate(t)` per second; areas by the trapezoid over each second.
-fn follows(counts: &[u64], rate: impl Fn(f64) -> f64) {
+/// Compares with a curve: `rate(t)` per second; areas by the trapezoid over each second. Gives the largest difference.
+fn follows(counts: &[u64], rate: impl Fn(f64) -> f64) -> f64 {
     let mut worst = 0.0_f64;
     for (second, &count) in counts.iter().take(counts.len() - 1).enumerate() {
         let steps = 1_000;
@@ -190,7 +190,7 @@ fn follows(counts: &[u64], rate: impl Fn(f64) -> f64) {
             "second {second}: {count}, not {expected:.1}: {counts:?}"
         );
     }
-    println!("by second {counts:?}, at most {worst:.1} from the curve");
+    worst
 }
 
 #[test]
@@ -203,7 +203,9 @@ phases: [ { name: main, load: [ burst: { base: 100/s, factor: 4, burst: 2s, ever
     passed(&grid.run(&scenario(&witness, rest), &[]));
     let seen = witness.seen();
     assert_eq!(seen.len(), 400 + 800);
-    follows(&by_second(&seen, 6), |t| if (2.0..4.0).contains(&t) { 400.0 } else { 100.0 });
+    let counts = by_second(&seen, 6);
+    let worst = follows(&counts, |t| if (2.0..4.0).contains(&t) { 400.0 } else { 100.0 });
+    println!("a burst by second {counts:?}, at most {worst:.1} from the curve");
 
     let witness = Witness::start();
     let rest = "users: { u: { loop: [ get: /x ] } }
@@ -212,9 +214,11 @@ phases: [ { name: main, load: [ ramping-arrival-rate: { stages: [ { to: 300/s, o
     passed(&grid.run(&scenario(&witness, rest), &[]));
     let seen = witness.seen();
     assert_eq!(seen.len(), 600 + 600 + 450);
-    follows(&by_second(&seen, 9), |t| match t {
+    let counts = by_second(&seen, 9);
+    let worst = follows(&counts, |t| match t {
         t if t < 4.0 => 75.0 * t,
         t if t < 6.0 => 300.0,
         t => 300.0 - 100.0 * (t - 6.0),
     });
+    println!("ramps by second {counts:?}, at most {worst:.1} from the curve");
 }

@@ -96,6 +96,40 @@ fn credentials_are_left_out_overridden_and_switched_off() {
 }
 
 #[test]
+fn settings_of_all_requests_mean_each_type_s_own_variables() {
+    let witness =
+        Witness::answering(|seen| Answer::new(200, format!("{{\"token\": \"t{}\"}}", seen.request.len())));
+    let text = format!(
+        "version: 1
+target: {}
+http: {{ auth: {{ bearer: \"${{token}}\" }}, headers: {{ x-user: \"${{user.index}}\" }} }}
+data:
+  account: {{ inline: {{ rows: [ {{ mail: a@shop.test }} ], pick: random }} }}
+  room: {{ inline: {{ rows: [ {{ id: lobby }} ], pick: random }} }}
+setup: [ get: /setup ]
+users:
+  first: {{ data: [ account ], loop: [ post: {{ url: /in, capture: {{ token: $.token }} }}, get: \"/first?${{account.mail}}\" ] }}
+  second: {{ data: [ account, room ], loop: [ get: \"/room?${{room.id}}\", post: {{ url: /enter, capture: {{ seat: $.token, token: $.token }} }}, get: \"/second?${{account.mail}}\" ] }}
+  third: {{ loop: [ get: /third ] }}
+phases:
+  - name: main
+    load:
+      - per-vu-iterations: {{ vus: 1, iterations: 1, user: first }}
+      - per-vu-iterations: {{ vus: 1, iterations: 1, user: second }}
+      - per-vu-iterations: {{ vus: 1, iterations: 1, user: third }}
+",
+        witness.target
+    );
+    passed(&run_local(&text, &[]));
+    let sent = |request| one(&witness, request).header("authorization").to_owned();
+    assert_eq!(sent("GET /first?a@shop.test"), "Bearer t8", "what POST /in yielded");
+    assert_eq!(sent("GET /second?a@shop.test"), "Bearer t11", "what POST /enter yielded");
+    for request in ["GET /setup", "GET /third", "GET /room?lobby"] {
+        assert_eq!(sent(request), "", "{request} has no token");
+    }
+}
+
+#[test]
 fn captures_find_what_stands_in_the_answer() {
     let page = r#"<html><form><input name="csrf" value="c-9"><a class=x href="/1">one</a><a class=x href="/2"> two </a></form></html>"#;
     let witness = Witness::answering(move |seen| match seen.request.as_str() {
@@ -188,12 +222,15 @@ fn what_fails_is_tried_again_as_often_as_asked() {
         )
     });
     let steps = "
-      - get: { url: /x, retry: { when: [ 503, connect ], max: 3, backoff: 100ms } }
+      - get: { url: /x, headers: { idempotency-key: '${uuid()}' }, retry: { when: [ 503, connect ], max: 3, backoff: 100ms } }
       - get: { url: /never, retry: { when: [ 5xx ], max: 1 } }
       - get: { url: /never, name: other, retry: { when: [ 404 ], max: 5 } }
 ";
     let finished = run_local(&once(&witness, "", steps), &[]);
-    let at: Vec<Duration> = witness.seen_of("GET /x").iter().map(|seen| seen.at).collect();
+    let tried = witness.seen_of("GET /x");
+    let keys: BTreeSet<&str> = tried.iter().map(|seen| seen.header("idempotency-key")).collect();
+    assert_eq!(keys.len(), 1, "it is the same request again: {keys:?}");
+    let at: Vec<Duration> = tried.iter().map(|seen| seen.at).collect();
     assert_eq!(at.len(), 3);
     assert!(
         at[1] - at[0] >= Duration::from_millis(100) && at[2] - at[1] >= Duration::from_millis(200),

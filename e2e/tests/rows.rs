@@ -97,6 +97,53 @@ phases: [ {{ name: main, load: [ {load} ] }} ]
 }
 
 #[test]
+fn a_life_begins_with_the_row_of_its_first_iteration() {
+    // Every arrival begins a life of its own; no user asks for a row that is not there.
+    let witness = Witness::start();
+    let rows: Vec<String> = (0..100).map(|n| format!("{{ n: {n} }}")).collect();
+    let rest = format!(
+        "data: {{ row: {{ inline: {{ rows: [ {} ], pick: sequential, exhausted: fail }} }} }}
+users: {{ u: {{ data: [ row ], start: [ get: \"/in?${{row.n}}\" ], loop: [ get: \"/${{row.n}}\", end: user ] }} }}
+phases: [ {{ name: main, load: [ constant-arrival-rate: {{ rate: 100/s, duration: 1s, prepared: 0, max_vus: 300 }} ] }} ]
+",
+        rows.join(", ")
+    );
+    let finished = run_local(&scenario(&witness, &rest), &[]);
+    passed(&finished);
+    let seen = counts(&witness);
+    for n in 0..100 {
+        let pair = (seen.get(&format!("GET /in?{n}")), seen.get(&format!("GET /{n}")));
+        assert_eq!(pair, (Some(&1), Some(&1)), "row {n}");
+    }
+
+    let witness = Witness::start();
+    let rest = "data: { row: { inline: { rows: [ { n: 0 }, { n: 1 }, { n: 2 } ], exhausted: stop-user } } }
+users: { u: { data: [ row ], start: [ get: \"/in?${row.n}\" ], loop: [ get: \"/${row.n}\" ] } }
+phases: [ { name: main, load: [ at-once: { vus: 5 } ] } ]
+";
+    let finished = run_local(&scenario(&witness, rest), &[]);
+    passed(&finished);
+    assert_eq!(requests(&witness).len(), 3 + 3, "{:?}", requests(&witness));
+    assert_eq!(finished.number("/ledger/iterations/dropped"), 2, "{}", finished.stdout);
+}
+
+#[test]
+fn a_user_without_a_row_of_its_own_leaves_the_shared_iterations_to_the_others() {
+    let witness = Witness::start();
+    // No column is used: who may take part is said by the number of rows alone.
+    let rest = "data: { seat: { inline: { rows: [ { n: 0 }, { n: 1 } ], exhausted: stop-user } } }
+users: { u: { data: [ seat ], loop: [ get: \"/?${user.index}\" ] } }
+phases: [ { name: main, load: [ shared-iterations: { vus: 5, iterations: 40 } ] } ]
+";
+    let finished = run_local(&scenario(&witness, rest), &[]);
+    passed(&finished);
+    let seen = counts(&witness);
+    assert_eq!(seen.values().sum::<u64>() + finished.number("/ledger/iterations/dropped"), 40, "{seen:?}");
+    assert!(seen.values().sum::<u64>() > 0, "{seen:?}");
+    assert!(seen.keys().all(|request| ["GET /?0", "GET /?1"].contains(&request.as_str())), "{seen:?}");
+}
+
+#[test]
 fn the_command_line_chooses_profiles_and_phases() {
     let witness = Witness::start();
     let rest = "include: [ more.yaml ]

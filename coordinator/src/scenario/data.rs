@@ -325,7 +325,7 @@ fn row_template(text: &Text, constants: &Constants, sink: &mut Sink) -> Option<p
                         return None;
                     }
                     let source = if compiled.simple().is_some_and(|simple| simple.path.is_empty()) {
-                        plan::hole::Source::Lookup(plan::Lookup { slot: 0, path: Vec::new() })
+                        plan::hole::Source::Lookup(plan::Lookup::default())
                     } else {
                         plan::hole::Source::Expression(expression)
                     };

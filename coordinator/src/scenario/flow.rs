@@ -136,13 +136,21 @@ pub(super) struct Flows<'a> {
     pub(super) expanded: usize,
     /// 1 + index of the innermost group that is being compiled.
     pub(super) group: u32,
+    /// Whether what is compiled serves several types of user.
+    pub(super) by_name: bool,
 }
 
 impl<'a> Flows<'a> {
     pub(super) fn templates(&self) -> Templates<'a> {
         let scope =
             Scope { slots: self.slots, sources: self.sources, secrets: self.secrets, setup: self.setup };
-        Templates { constants: self.constants, scope, used_columns: self.used_columns, perhaps: self.perhaps }
+        Templates {
+            constants: self.constants,
+            scope,
+            used_columns: self.used_columns,
+            by_name: self.by_name,
+            perhaps: self.perhaps,
+        }
     }
 
     /// Compiles a list of steps; problems go to the sink and leave their step out.

@@ -264,6 +264,41 @@ struct Parts<'a> {
     perhaps: &'a BTreeSet<String>,
 }
 
+impl<'a> Parts<'a> {
+    /// A compiler of steps for these variables and sources.
+    fn flows<'b>(
+        &'b self,
+        constants: &'b Constants,
+        (slots, sources): (&'b [String], &'b [(String, Vec<String>)]),
+        used_columns: &'b RefCell<BTreeSet<(String, String)>>,
+        names: &'b mut Names,
+        sink: &'b mut Sink,
+    ) -> Flows<'b>
+    where
+        'a: 'b,
+    {
+        Flows {
+            flows: self.flows,
+            constants,
+            slots,
+            sources,
+            secrets: self.secrets,
+            setup: self.setup,
+            targets: self.targets,
+            blobs: self.blobs,
+            resolver: self.resolver,
+            used_columns,
+            names,
+            sink,
+            perhaps: self.perhaps,
+            calls: Vec::new(),
+            expanded: 0,
+            group: 0,
+            by_name: false,
+        }
+    }
+}
+
 /// Compiles every type of user (`setup` and `teardown` are types of their own), and the settings of `http`, whose
 /// headers may name variables.
 fn compile_users(
@@ -274,7 +309,6 @@ fn compile_users(
     sink: &mut Sink,
 ) -> (Vec<plan::UserType>, Option<HttpSettings>) {
     let mut user_plans = Vec::new();
-    let mut http = None;
     let once = |steps: &Option<Vec<document::Step>>| {
         steps.as_ref().map(|steps| UserType {
             span: parts.document.span,
@@ -289,47 +323,50 @@ fn compile_users(
     let types = parts.users.entries.iter().map(|(name, user)| (name.0.value.as_str(), user));
     let types: Vec<_> =
         types.chain(around.into_iter().filter_map(|(name, user)| Some((name, user.as_ref()?)))).collect();
+    // Variables and sources of any type, for the settings that serve them all.
+    let (mut all_slots, mut all_bound) = (template::fixed_slots(), Bound::new());
     for (name, user) in types {
         let (slots, bound) = slots_of(user, parts.flows, parts.columns, parts.perhaps, sink);
-        let mut compiler = Flows {
-            flows: parts.flows,
-            constants,
-            slots: &slots,
-            sources: &bound,
-            secrets: parts.secrets,
-            setup: parts.setup,
-            targets: parts.targets,
-            blobs: parts.blobs,
-            resolver: parts.resolver,
-            used_columns,
-            names,
-            sink,
-            perhaps: parts.perhaps,
-            calls: Vec::new(),
-            expanded: 0,
-            group: 0,
-        };
+        let mut compiler = parts.flows(constants, (&slots, &bound), used_columns, names, sink);
         let start = compiler.steps(user.start.as_deref().unwrap_or_default());
-        let body = compiler.steps(&user.r#loop);
+        let mut body = compiler.steps(&user.r#loop);
         let stop = compiler.steps(user.stop.as_deref().unwrap_or_default());
-        if http.is_none() {
-            // Headers of all requests may name variables; the first type of user's are checked against.
-            http = compiler.http(parts.document.http.as_ref());
+        if name == "setup" && parts.document.setup.is_some() {
+            require_all(&mut body);
         }
         if user.r#loop.is_empty() && sink.is_empty() {
             let message = format!("the loop of `{name}` is empty");
             sink.add_with_hint(user.span, message, "give it a step, for example `- get: /`");
         }
-        user_plans.push(plan::UserType {
-            name: name.to_owned(),
-            slots,
-            bindings: Vec::new(),
-            start,
-            body,
-            stop,
-        });
+        all_slots.extend(slots.iter().filter(|slot| !all_slots.contains(slot)).cloned().collect::<Vec<_>>());
+        all_bound.extend(bound.iter().filter(|own| !all_bound.contains(own)).cloned().collect::<Vec<_>>());
+        let (name, bindings) = (name.to_owned(), Vec::new());
+        user_plans.push(plan::UserType { name, slots, bindings, start, body, stop });
     }
+    let mut compiler = parts.flows(constants, (&all_slots, &all_bound), used_columns, names, sink);
+    compiler.by_name = true;
+    let http = compiler.http(parts.document.http.as_ref());
     (user_plans, http)
+}
+
+/// A step of `setup` that fails ends it.
+fn require_all(steps: &mut [plan::Step]) {
+    use plan::step::Step;
+    for step in steps.iter_mut().filter_map(|step| step.step.as_mut()) {
+        match step {
+            Step::Http(http) => http.required = true,
+            Step::Choose(choose) => {
+                choose.branches.iter_mut().for_each(|branch| require_all(&mut branch.steps));
+            }
+            Step::If(step) => {
+                require_all(&mut step.then);
+                require_all(&mut step.otherwise);
+            }
+            Step::Repeat(repeat) => require_all(&mut repeat.steps),
+            Step::Group(group) => require_all(&mut group.steps),
+            _ => {}
+        }
+    }
 }
 
 /// Puts `setup` before and `teardown` behind the phases. Their user types are the last ones.

@@ -28,6 +28,8 @@ pub(super) struct Templates<'a> {
     pub(super) scope: Scope<'a>,
     /// Data columns that were named: (source, column); an empty column stands for all.
     pub(super) used_columns: &'a std::cell::RefCell<std::collections::BTreeSet<(String, String)>>,
+    /// Whether variables are looked up by name: the template serves several types of user.
+    pub(super) by_name: bool,
     /// Names that may be variables of parts that could not be read: nobody knows, so nobody complains.
     pub(super) perhaps: &'a std::collections::BTreeSet<String>,
 }
@@ -170,7 +172,10 @@ impl Templates<'_> {
         }
         let lookup = expression.simple().and_then(|simple| {
             let slot = self.scope.slots.iter().position(|name| *name == simple.name)?;
-            Some(Lookup { slot: u32::try_from(slot).ok()?, path: simple.path })
+            if self.by_name && slot >= slots::FIXED.len() {
+                return Some(Lookup { slot: 0, path: simple.path, name: simple.name });
+            }
+            Some(Lookup { slot: u32::try_from(slot).ok()?, path: simple.path, name: String::new() })
         });
         let source = match lookup {
             Some(lookup) => plan::hole::Source::Lookup(lookup),

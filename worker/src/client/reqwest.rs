@@ -63,16 +63,19 @@ impl ReqwestClient {
     fn mask(&mut self, request: &mut Request) -> Result<(), ErrorKind> {
         let Some(sni) = self.settings.options.tls.sni.clone() else { return Ok(()) };
         let host = request.url.host_str().unwrap_or_default().to_owned();
-        if request.url.scheme() != "https" || host == sni {
+        if request.url.scheme() != "https" {
             return Ok(());
         }
         let authority = match request.url.port() {
             Some(port) => format!("{host}:{port}"),
             None => host.clone(),
         };
-        if let Ok(value) = http::HeaderValue::from_str(&authority) {
+        if host != sni
+            && let Ok(value) = http::HeaderValue::from_str(&authority)
+        {
             request.headers.entry(http::header::HOST).or_insert(value);
         }
+        // Also where the name is its own: the library would take a connection to another host for it.
         if self.meant.set(&authority) {
             // Connections to another host stand under the same name.
             self.client = build(&self.settings, &self.trace, &self.meant).map_err(|_| ErrorKind::Request)?;

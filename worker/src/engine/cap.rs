@@ -32,8 +32,22 @@ impl CapOp {
     }
 }
 
-/// What a cap counts: everything, or one step.
-pub(super) type CapKey = Option<u32>;
+/// Which cap it is, and what it counts: everything, or one step. Two steps may stand at the same address with caps
+/// that differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct CapKey {
+    step: Option<u32>,
+    own: bool,
+    count: u64,
+    window: Duration,
+}
+
+impl CapKey {
+    fn of(cap: &CapOp, own: bool, step: u32) -> Self {
+        let step = (own || cap.per == plan::CapPer::Step).then_some(step);
+        Self { step, own, count: cap.count, window: cap.window }
+    }
+}
 
 /// Slots of one cap on one thread, or of one user.
 #[derive(Debug)]
@@ -52,28 +66,33 @@ impl Slots {
         Self { window, free: Semaphore::new(count), at }
     }
 
-    /// Waits for a slot; it is used until the value is dropped.
+    /// Waits for a slot and keeps it; it is given back unused unless it [begins](Slot::begin).
     pub(super) async fn take(self: Rc<Self>, timer: &Timer) -> Slot {
         if let Ok(permit) = self.free.acquire().await {
             permit.forget();
         }
         let at = self.at.borrow_mut().pop_front().unwrap_or(Moment::ZERO);
-        let mut slot = Slot { slots: self, at: Some(at) };
+        let slot = Slot { slots: self, at: Some(at) };
         if at > now() {
             timer.sleep_until(at).await;
         }
-        // It is used from here on.
-        slot.at = None;
         slot
     }
 }
 
-/// A slot in use.
+/// A slot that is held.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Rc<Slots>,
-    /// While it is waited for: when it may be used. Given back unchanged, where nobody waits any more.
+    /// While it is not used yet: when it may be. Given back unchanged, where nobody waits any more.
     at: Option<Moment>,
+}
+
+impl Slot {
+    /// Its exchange begins: it is used until the value is dropped.
+    pub(super) const fn begin(&mut self) {
+        self.at = None;
+    }
 }
 
 impl Drop for Slot {
@@ -91,7 +110,7 @@ impl Drop for Slot {
 pub(super) struct Caps {
     /// This thread's part of a count.
     share: RefCell<HashMap<u64, u64>>,
-    slots: RefCell<HashMap<(bool, CapKey), Rc<Slots>>>,
+    slots: RefCell<HashMap<CapKey, Rc<Slots>>>,
 }
 
 impl Caps {
@@ -102,20 +121,23 @@ impl Caps {
 
     /// The slots of a cap; `own` is that of a step, otherwise it is the cap of all requests.
     pub(super) fn slots(&self, cap: &CapOp, own: bool, step: u32) -> Rc<Slots> {
-        let key = (own, (own || cap.per == plan::CapPer::Step).then_some(step));
         let part = || self.share.borrow().get(&cap.count).copied().unwrap_or(1).max(1);
         let mut slots = self.slots.borrow_mut();
+        let key = CapKey::of(cap, own, step);
         slots.entry(key).or_insert_with(|| Rc::new(Slots::new(part(), cap.window))).clone()
     }
 }
 
-/// The caps of one user.
+/// The caps of one user; they outlast its lives.
 #[derive(Debug, Default)]
 pub(super) struct OwnCaps(HashMap<CapKey, Rc<Slots>>);
 
 impl OwnCaps {
-    /// The slots of a cap that is each user's own; `step` where it is that of a step.
-    pub(super) fn slots(&mut self, cap: &CapOp, step: CapKey) -> Rc<Slots> {
-        self.0.entry(step).or_insert_with(|| Rc::new(Slots::new(cap.count, cap.window))).clone()
+    /// The slots of a cap that is each user's own; `own` is that of a step, otherwise it is the cap of all requests.
+    pub(super) fn slots(&mut self, cap: &CapOp, own: bool, step: u32) -> Rc<Slots> {
+        self.0
+            .entry(CapKey::of(cap, own, step))
+            .or_insert_with(|| Rc::new(Slots::new(cap.count, cap.window)))
+            .clone()
     }
 }

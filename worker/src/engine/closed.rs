@@ -64,13 +64,18 @@ impl ClosedUser {
             return;
         }
         let cut = self.phase.stops.cut.clone();
+        let first = Pass::Iteration { iteration: self.iteration };
+        let begin = self.seat.begin(&self.phase, now(), first);
         let begun = tokio::select! {
             biased;
-            () = cut.cancelled() => return,
-            begun = self.seat.begin(&self.phase, now()) => begun,
+            () = cut.cancelled() => {
+                self.seat.end(&self.phase).await;
+                return;
+            }
+            begun = begin => begun,
         };
         if let Begun::Not(ended) = begun {
-            self.phase.thread.end_run.set(self.phase.thread.end_run.get() || ended == Ended::Run);
+            self.phase.end_run.set(self.phase.end_run.get() || ended == Ended::Run);
             self.phase.thread.timer.sleep_until(now() + FAILED_START_PAUSE).await;
             return;
         }
@@ -104,7 +109,7 @@ impl ClosedUser {
                     return;
                 }
                 Ended::Run => {
-                    self.phase.thread.end_run.set(true);
+                    self.phase.end_run.set(true);
                     self.phase.stops.ending.cancelled().await;
                     return;
                 }

@@ -8,6 +8,7 @@ use loadgrid_common::process::now;
 use loadgrid_common::schedule::PacedCurve;
 use loadgrid_common::time::Moment;
 
+use super::closed::FAILED_START_PAUSE;
 use super::grants::Blocks;
 use super::phase::{LoadShare, Phase};
 use super::seat::{Begun, Seat};
@@ -71,7 +72,7 @@ impl CountingUser {
         match ended {
             Ended::Complete | Ended::Iteration => {}
             Ended::User => self.seat.end(&self.phase).await,
-            Ended::Run => self.phase.thread.end_run.set(true),
+            Ended::Run => self.phase.end_run.set(true),
         }
         Some(Turn::Done(ended))
     }
@@ -79,7 +80,8 @@ impl CountingUser {
     /// Iterations that were planned and do not begin any more: there was no time left for them, or the run ends.
     fn give_up(&self, iterations: u64) {
         let recorder = &self.phase.thread.recorder;
-        if self.phase.stops.draining.is_cancelled() || !self.phase.may_start() {
+        let run_ends = self.phase.stops.draining.is_cancelled() || self.phase.end_run.get();
+        if run_ends || !self.phase.may_start() {
             recorder.never_started(self.share.number, iterations);
         } else {
             recorder.dropped_many(self.share.number, iterations);
@@ -98,12 +100,15 @@ impl CountingUser {
 }
 
 async fn begin_and_iterate(phase: &Phase, seat: &mut Seat, pass: Pass, due: Moment) -> (bool, Ended) {
-    let due = match seat.begin(phase, due).await {
+    let due = match seat.begin(phase, due, pass).await {
         // The wait stands in the first exchange of `start`; the loop is due now.
         Begun::Ready { waited: true } => now(),
         Begun::Ready { waited: false } => due,
         Begun::Not(Ended::Run) => return (false, Ended::Run),
-        Begun::Not(_) => return (false, Ended::Iteration),
+        Begun::Not(_) => {
+            phase.thread.timer.sleep_until(now() + FAILED_START_PAUSE).await;
+            return (false, Ended::Iteration);
+        }
     };
     let result = seat.iterate(pass, due).await;
     if !result.waited {
@@ -119,13 +124,17 @@ pub(super) async fn prepare(phase: &Rc<Phase>, share: &LoadShare) -> Vec<Seat> {
     for k in share.stripe.below(share.users) {
         let (phase, mut seat) = (phase.clone(), Seat::new(share.identity(phase, k)));
         preparing.spawn_local(async move {
+            let first = Pass::Iteration { iteration: 0 };
+            if !seat.has_rows(&phase, first) {
+                return seat;
+            }
             let ending = phase.stops.ending.clone();
             tokio::select! {
                 biased;
                 () = ending.cancelled() => {}
-                begun = seat.begin(&phase, now()) => {
+                begun = seat.begin(&phase, now(), first) => {
                     if begun == Begun::Not(Ended::Run) {
-                        phase.thread.end_run.set(true);
+                        phase.end_run.set(true);
                     }
                 }
             }
@@ -180,44 +189,55 @@ async fn at_once(mut user: CountingUser) {
 
 /// A number of iterations, and what is left of them when the time is up.
 async fn one_after_the_other(mut user: CountingUser, iterations: u64) {
-    iterate_all(&mut user, iterations).await;
+    let completed = iterate_all(&mut user, iterations).await;
+    if user.phase.kind() == PhaseKind::Setup {
+        *user.phase.thread.yielded.borrow_mut() = Some(yields(&user, completed));
+    }
     user.leave().await;
 }
 
-async fn iterate_all(user: &mut CountingUser, iterations: u64) {
+/// What `setup` captured, as JSON, and why it failed, where it did. What it captured before it failed may be needed to
+/// clear up behind it.
+fn yields(user: &CountingUser, completed: bool) -> (String, String) {
+    let Some(own) = user.seat.user() else {
+        return (serde_json::Value::Null.to_string(), "it ended before its last step".to_owned());
+    };
+    let json = own.yields().to_string();
+    if json.len() > MOST_YIELD_BYTES {
+        return (String::new(), format!("it captured {} bytes; at most 1 MiB are passed on", json.len()));
+    }
+    let failure = own.failure.clone().filter(|_| own.failed_before);
+    let unfinished = || match user.phase.end_run.get() {
+        true => "it said `end: run`".to_owned(),
+        false => format!("it was not over within {}", loadgrid_common::units::show_duration(user.limit)),
+    };
+    (json, failure.or_else(|| (!completed).then(unfinished)).unwrap_or_default())
+}
+
+/// Returns whether none was left out or cut off.
+async fn iterate_all(user: &mut CountingUser, iterations: u64) -> bool {
     let (recorder, number) = (user.phase.thread.recorder.clone(), user.share.number);
     for iteration in 0..iterations {
         let pass = Pass::Iteration { iteration };
         if !user.seat.has_rows(&user.phase, pass) {
             recorder.dropped_many(number, iterations - iteration);
-            return;
+            return false;
         }
         // The intended start is the moment the user was ready.
         let turn = if user.goes_on() { user.iterate(pass, now()).await } else { None };
         match turn {
             None => {
                 user.give_up(iterations - iteration);
-                return;
+                return false;
             }
             Some(Turn::Done(Ended::Complete | Ended::Iteration | Ended::User)) => {}
             Some(Turn::Done(Ended::Run) | Turn::Over) => {
                 user.give_up(iterations - iteration - 1);
-                return;
+                return false;
             }
         }
     }
-    if user.phase.kind() == PhaseKind::Setup {
-        let (yields, failure) = match user.seat.user() {
-            Some(user) => (user.yields(), user.failure.clone().filter(|_| user.failed_before)),
-            None => (serde_json::Value::Null, Some("it ended early".to_owned())),
-        };
-        let (mut json, mut failure) = (yields.to_string(), failure.unwrap_or_default());
-        if json.len() > MOST_YIELD_BYTES {
-            failure = format!("it captured {} bytes; at most 1 MiB are passed on", json.len());
-            json.clear();
-        }
-        *user.phase.thread.yielded.borrow_mut() = Some((json, failure));
-    }
+    true
 }
 
 /// The same, once it is this user's turn.
@@ -252,7 +272,9 @@ pub(super) fn spawn_shared(phase: &Rc<Phase>, share: &LoadShare, limit: Duration
 
 async fn share_iterations(mut user: CountingUser, blocks: Rc<Blocks>) {
     let (phase, number) = (user.phase.clone(), user.share.number);
-    while user.goes_on() {
+    // A user without a row of its own takes nothing from those who have one.
+    let has_own_rows = user.seat.has_own_rows(&phase);
+    while has_own_rows && user.goes_on() {
         let next = tokio::select! {
             biased;
             () = phase.stops.ending.cancelled() => None,
@@ -264,6 +286,7 @@ async fn share_iterations(mut user: CountingUser, blocks: Rc<Blocks>) {
         let pass = Pass::Arrival { load: user.share.key(&phase), arrival: iteration };
         if !user.seat.has_rows(&phase, pass) {
             phase.thread.recorder.dropped(number);
+            tokio::task::yield_now().await;
             continue;
         }
         match user.iterate(pass, now()).await {

@@ -47,9 +47,11 @@ impl VirtualUser {
         mut due: Moment,
         keys: &[u64],
     ) -> Result<bool, EvalError> {
+        // Built once: a repetition is the same request, with the same idempotency key.
+        let request = self.request(op)?;
         let mut repeated = 0;
         loop {
-            let attempt = self.attempt(op, due, keys).await?;
+            let attempt = self.attempt(op, request.clone(), due, keys).await?;
             let Some(error) = attempt.error else { return Ok(true) };
             let again = op.retry.as_ref().filter(|retry| repeated < retry.max);
             let Some(retry) = again.filter(|retry| retry.applies(error, attempt.status)) else {
@@ -79,10 +81,11 @@ impl VirtualUser {
     async fn take_slots(&mut self, op: &HttpOp) -> (Vec<Slot>, Option<Duration>) {
         let thread = self.thread.clone();
         let mut caps: Vec<Rc<Slots>> = Vec::new();
-        for (cap, own) in [(thread.program.cap.as_ref(), false), (op.cap.as_ref(), true)] {
+        // The narrow one first, so that nobody who waits for it keeps a slot that all others need.
+        for (cap, own) in [(op.cap.as_ref(), true), (thread.program.cap.as_ref(), false)] {
             let Some(cap) = cap else { continue };
             caps.push(match cap.per {
-                plan::CapPer::User => self.caps.slots(cap, own.then_some(op.step)),
+                plan::CapPer::User => self.caps.borrow_mut().slots(cap, own, op.step),
                 plan::CapPer::Grid | plan::CapPer::Step => thread.caps.slots(cap, own, op.step),
             });
         }
@@ -93,12 +96,18 @@ impl VirtualUser {
         for cap in caps {
             slots.push(cap.take(&thread.timer).await);
         }
+        slots.iter_mut().for_each(Slot::begin);
         (slots, Some(now().since(began)))
     }
 
     /// One attempt, with the redirects it leads to.
-    async fn attempt(&mut self, op: &HttpOp, mut due: Moment, keys: &[u64]) -> Result<Attempt, EvalError> {
-        let mut request = self.request(op)?;
+    async fn attempt(
+        &mut self,
+        op: &HttpOp,
+        mut request: Request,
+        mut due: Moment,
+        keys: &[u64],
+    ) -> Result<Attempt, EvalError> {
         let mut hops = 0;
         loop {
             let (slots, waited) = self.take_slots(op).await;
@@ -146,11 +155,25 @@ impl VirtualUser {
                     request = self.follow(request, next_url, next_method, &url);
                     continue;
                 }
-                Redirect::To(..) => Some(ErrorKind::Redirects),
-                Redirect::Broken => Some(ErrorKind::RedirectAddress),
+                Redirect::To(..) => {
+                    self.state.last = Some(Last { answer, json: None });
+                    Some(ErrorKind::Redirects)
+                }
+                Redirect::Broken => {
+                    self.state.last = Some(Last { answer, json: None });
+                    Some(ErrorKind::RedirectAddress)
+                }
                 Redirect::No => {
                     self.state.last = Some(Last { answer, json: None });
-                    self.judge(op, response, keys)?
+                    match self.judge(op, response, keys) {
+                        Ok(error) => error,
+                        Err(error) => {
+                            // The answer came; that it cannot be judged is told apart from it.
+                            record.error = Some(ErrorKind::Check);
+                            guard.end(&record);
+                            return Err(error);
+                        }
+                    }
                 }
             };
             guard.end(&record);
@@ -171,10 +194,10 @@ impl VirtualUser {
             }
         };
         let mut headers = self.thread.default_headers.clone();
-        for (name, template) in &self.thread.program.headers {
+        for (name, template) in &self.state.program().headers {
             headers.insert(name.clone(), self.header_value(name, template)?);
         }
-        if let (Some(auth), None) = (&self.thread.program.auth, &op.auth) {
+        if let (Some(auth), None) = (&self.state.program().auth, &op.auth) {
             // Credentials of all requests are left out until there are some: before a login, say.
             if let Ok(Some(value)) = self.credentials(auth) {
                 headers.insert(http::header::AUTHORIZATION, value);

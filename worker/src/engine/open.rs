@@ -53,9 +53,9 @@ impl OpenLoad {
                 tokio::select! {
                     biased;
                     () = ending.cancelled() => {}
-                    begun = seat.begin(&load.phase, now()) => {
+                    begun = seat.begin(&load.phase, now(), Pass::Life { life: 0, stop: false }) => {
                         if begun == Begun::Not(Ended::Run) {
-                            load.phase.thread.end_run.set(true);
+                            load.phase.end_run.set(true);
                         }
                     }
                 }
@@ -128,7 +128,7 @@ impl OpenLoad {
             let place = self.share.stripe.nth(n).filter(|_| n < self.most_users)?;
             pool.made += 1;
             let seat = Seat::new(self.share.identity(&self.phase, place));
-            if seat.has_rows(&self.phase, Pass::Life { life: 0, stop: false }) {
+            if seat.has_own_rows(&self.phase) {
                 return Some(seat);
             }
         }
@@ -156,7 +156,7 @@ impl OpenLoad {
             match ended {
                 Ended::Complete | Ended::Iteration => {}
                 Ended::User => seat.end(&self.phase).await,
-                Ended::Run => self.phase.thread.end_run.set(true),
+                Ended::Run => self.phase.end_run.set(true),
             }
             let next = if self.may_serve() { self.pool.borrow_mut().waiting.pop_front() } else { None };
             let Some(next) = next else { break };
@@ -173,7 +173,7 @@ impl OpenLoad {
     }
 
     async fn iterate(&self, seat: &mut Seat, pass: Pass, due: Moment) -> (bool, Ended) {
-        let body_due = match seat.begin(&self.phase, due).await {
+        let body_due = match seat.begin(&self.phase, due, pass).await {
             // The arrival's wait stands in the first exchange of `start`; the loop is due now.
             Begun::Ready { waited: true } => now(),
             Begun::Ready { waited: false } => due,

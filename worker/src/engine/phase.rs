@@ -53,8 +53,6 @@ pub(super) struct Thread {
     pub(super) survivors: RefCell<Survivors>,
     /// Users alive now.
     pub(super) users: Cell<u32>,
-    /// Set by `end: run`.
-    pub(super) end_run: Cell<bool>,
 }
 
 /// Users between two phases, by type and index.
@@ -101,6 +99,8 @@ pub(super) struct Phase {
     pub(super) users: TaskTracker,
     /// Users of the phase before that nobody has taken over yet.
     pub(super) inherited: RefCell<Survivors>,
+    /// Set by `end: run`.
+    pub(super) end_run: Cell<bool>,
 }
 
 /// This thread's share of a load.
@@ -342,8 +342,14 @@ pub(super) async fn run(
     }
     // All users have ended, perhaps before the phase has: its length is part of the result.
     let _goes_on = phase.until(length).await;
-    let rest = phase.inherited_without(|_| false);
-    phase.end_all(rest).await;
+    if phase.users_live_on() {
+        // Nobody needed them in this phase, perhaps somebody does in the next.
+        let rest = std::mem::take(&mut *phase.inherited.borrow_mut());
+        phase.thread.survivors.borrow_mut().extend(rest);
+    } else {
+        let rest = phase.inherited_without(|_| false);
+        phase.end_all(rest).await;
+    }
 }
 
 fn spawn(phase: &Rc<Phase>, share: &LoadShare, view: &LoadView, prepared: Prepared) {

@@ -23,11 +23,8 @@ pub struct Program {
     pub(super) plan: Plan,
     pub(super) users: Vec<UserProgram>,
     pub(super) sources: Vec<Source>,
-    pub(super) headers: Vec<(http::HeaderName, Template)>,
     pub(super) settings: Settings,
     pub(super) constants: Constants,
-    /// Credentials of all requests.
-    pub(super) auth: Option<Auth>,
     /// Limit on all requests.
     pub(super) cap: Option<CapOp>,
     pub(super) blobs: Blobs,
@@ -64,6 +61,10 @@ pub(super) struct UserProgram {
     pub(super) rebinds: bool,
     /// The counters that its steps add to.
     pub(super) counters: Vec<u32>,
+    /// Headers of all its requests.
+    pub(super) headers: Vec<(http::HeaderName, Template)>,
+    /// Credentials of all its requests.
+    pub(super) auth: Option<Auth>,
     pub(super) start: Vec<Op>,
     pub(super) body: Vec<Op>,
     pub(super) stop: Vec<Op>,
@@ -72,16 +73,22 @@ pub(super) struct UserProgram {
 /// Where rows come from.
 #[derive(Debug)]
 pub(super) enum Source {
-    Table(Arc<Table>),
-    Generated { rows: u64, columns: Vec<(String, Template)> },
+    /// The table holds only columns that somebody uses: none, perhaps, so it does not know how many rows there are.
+    Table {
+        rows: u64,
+        table: Arc<Table>,
+    },
+    Generated {
+        rows: u64,
+        columns: Vec<(String, Template)>,
+    },
 }
 
 impl Source {
     /// How many rows there are.
     pub(super) fn rows(&self) -> u64 {
         match self {
-            Self::Table(table) => table.len(),
-            Self::Generated { rows, .. } => *rows,
+            Self::Table { rows, .. } | Self::Generated { rows, .. } => *rows,
         }
     }
 }
@@ -193,7 +200,10 @@ impl Program {
             sources.push(match source.kind.as_ref().ok_or(part("data source"))? {
                 plan::source::Kind::TableHash(hash) => {
                     let key = Table::key(hash, &source.weight_column);
-                    Source::Table(tables.get(&key).ok_or(part("data table"))?.clone())
+                    Source::Table {
+                        rows: source.rows,
+                        table: tables.get(&key).ok_or(part("data table"))?.clone(),
+                    }
                 }
                 plan::source::Kind::Generated(generated) => {
                     let columns =
@@ -213,6 +223,8 @@ impl Program {
             let (start, body, stop) = (compile(&user.start)?, compile(&user.body)?, compile(&user.stop)?);
             users.push(UserProgram {
                 counters: counters_of([&start, &body, &stop]),
+                headers: headers(&http.headers, &user.slots)?,
+                auth: http.auth.as_ref().map(|common| auth(common, &user.slots)).transpose()?,
                 slots: user.slots.clone(),
                 bindings: user.bindings.clone(),
                 rebinds: user.bindings.iter().any(|binding| binding.pick() != plan::Pick::Unique),
@@ -221,10 +233,8 @@ impl Program {
                 stop,
             });
         }
-        let headers = headers(&http.headers)?;
-        let auth = http.auth.as_ref().map(auth).transpose()?;
         let cap = http.cap.as_ref().map(CapOp::of);
-        Ok(Self { plan, users, sources, headers, settings, constants, auth, cap, blobs })
+        Ok(Self { plan, users, sources, settings, constants, cap, blobs })
     }
 
     /// A row's number for a user and a pass, or why there is none.
@@ -241,8 +251,8 @@ impl Program {
             plan::Pick::Random => {
                 let mut draws = draws();
                 return Ok(match source {
-                    Source::Table(table) if table.is_weighted() => table.weighted(draws.unit()),
-                    Source::Table(_) | Source::Generated { .. } => draws.below(rows),
+                    Source::Table { table, .. } if table.is_weighted() => table.weighted(draws.unit()),
+                    Source::Table { .. } | Source::Generated { .. } => draws.below(rows),
                 });
             }
             plan::Pick::Unique => binding.offset + identity.index,
@@ -262,6 +272,14 @@ impl Program {
         let bindings = user.bindings.iter().filter(|binding| binding.pick() != plan::Pick::Random);
         let mut rows = bindings.map(|binding| self.row(binding, identity, sequence, || Draws::keyed(&[])));
         rows.all(|row| row != Err(OutOfRows::StopUser))
+    }
+
+    /// Whether a user has the rows that are its own for good, or may be without.
+    pub(super) fn has_own_rows(&self, identity: &Identity) -> bool {
+        let Some(user) = self.users.get(identity.kind) else { return false };
+        let mut bindings = user.bindings.iter().filter(|binding| binding.pick() == plan::Pick::Unique);
+        bindings
+            .all(|binding| self.row(binding, identity, 0, || Draws::keyed(&[])) != Err(OutOfRows::StopUser))
     }
 
     /// The plan.
@@ -395,7 +413,7 @@ impl Compiler<'_> {
                 let values = values.collect::<Result<_, CompileError>>()?;
                 self.ops.push(Op::Set(values));
             }
-            Step::Headers(step) => self.ops.push(Op::Headers(headers(&step.headers)?)),
+            Step::Headers(step) => self.ops.push(Op::Headers(headers(&step.headers, &[])?)),
             Step::Count(count) => {
                 let counters = count.counters.iter().map(|c| Ok((c.counter, template(c.amount.as_ref())?)));
                 let counters = counters.collect::<Result<_, CompileError>>()?;

@@ -1,5 +1,9 @@
 //! A user's place in a load: it keeps its identity from life to life, and from phase to phase where users live on.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use super::cap::OwnCaps;
 use super::phase::{Alive, Phase};
 use super::user::{Ended, Identity, Pass, PassResult, VirtualUser};
 use loadgrid_common::time::Moment;
@@ -9,6 +13,10 @@ pub(super) struct Seat {
     pub(super) identity: Identity,
     life: u64,
     user: Option<(Box<VirtualUser>, Alive)>,
+    /// Whether its user has come to the end of `start`; not where that was cut off.
+    ready: bool,
+    /// What it may send is not more because it lives again.
+    caps: Rc<RefCell<OwnCaps>>,
 }
 
 /// A user that goes on in the next phase.
@@ -16,6 +24,7 @@ pub(super) struct Survivor {
     life: u64,
     user: Box<VirtualUser>,
     alive: Alive,
+    caps: Rc<RefCell<OwnCaps>>,
 }
 
 /// How a life began.
@@ -29,8 +38,8 @@ pub(super) enum Begun {
 
 impl Seat {
     /// A place without a user.
-    pub(super) const fn new(identity: Identity) -> Self {
-        Self { identity, life: 0, user: None }
+    pub(super) fn new(identity: Identity) -> Self {
+        Self { identity, life: 0, user: None, ready: false, caps: Rc::default() }
     }
 
     /// Whether its user has a row for a pass, or needs none.
@@ -38,19 +47,30 @@ impl Seat {
         phase.thread.program.has_rows(&self.identity, pass.sequence(&self.identity))
     }
 
-    /// Sees to it that a user is there: the one that lives on from the phase before, or one that begins a life now.
-    pub(super) async fn begin(&mut self, phase: &Phase, due: Moment) -> Begun {
+    /// Whether its user has the rows that are its own for good, or needs none.
+    pub(super) fn has_own_rows(&self, phase: &Phase) -> bool {
+        phase.thread.program.has_own_rows(&self.identity)
+    }
+
+    /// Sees to it that a user is there: the one that lives on from the phase before, or one that begins a life now,
+    /// with the rows of the pass that it begins for.
+    pub(super) async fn begin(&mut self, phase: &Phase, due: Moment, first: Pass) -> Begun {
         if self.user.is_some() {
-            return Begun::Ready { waited: false };
+            return match self.ready {
+                true => Begun::Ready { waited: false },
+                false => Begun::Not(Ended::Iteration),
+            };
         }
         if let Some(survivor) = phase.adopt(&self.identity) {
-            let Survivor { life, mut user, alive } = survivor;
+            let Survivor { life, mut user, alive, caps } = survivor;
             user.continue_in(self.identity);
             self.life = life;
+            self.caps = caps;
             self.user = Some((user, alive));
+            self.ready = true;
             return Begun::Ready { waited: false };
         }
-        let user = match VirtualUser::new(&phase.thread, self.identity, self.life) {
+        let user = match VirtualUser::new(&phase.thread, self.identity, self.life, &self.caps) {
             Ok(user) => user,
             Err(error) => {
                 phase.thread.recorder.scenario_error(&format!("a user cannot be made: {error}"));
@@ -58,9 +78,12 @@ impl Seat {
             }
         };
         let (user, _) = self.user.insert((Box::new(user), phase.alive()));
-        let started = user.start(due).await;
+        let started = user.start(due, first).await;
         match started.ended {
-            Ended::Complete => Begun::Ready { waited: started.waited },
+            Ended::Complete => {
+                self.ready = true;
+                Begun::Ready { waited: started.waited }
+            }
             ended => {
                 self.end(phase).await;
                 Begun::Not(ended)
@@ -84,19 +107,21 @@ impl Seat {
     /// Ends the life: carries out `stop`.
     pub(super) async fn end(&mut self, phase: &Phase) {
         if let Some((mut user, _alive)) = self.user.take() {
+            self.ready = false;
+            self.life += 1;
             phase.stop_user(&mut user).await;
         }
-        self.life += 1;
     }
 
     /// The load is over for this user: it lives on in the next phase, or its life ends.
     pub(super) async fn leave(&mut self, phase: &Phase) {
-        if !phase.users_live_on() {
+        if !self.ready || !phase.users_live_on() {
             self.end(phase).await;
             return;
         }
         if let Some((user, alive)) = self.user.take() {
-            phase.keep(&self.identity, Survivor { life: self.life, user, alive });
+            let caps = self.caps.clone();
+            phase.keep(&self.identity, Survivor { life: self.life, user, alive, caps });
         }
     }
 }

@@ -168,22 +168,32 @@ pub(super) fn contains(ranges: &[(u16, u16)], status: u16) -> bool {
     ranges.iter().any(|&(first, last)| (first..=last).contains(&status))
 }
 
-/// Compiles headers.
-pub(super) fn headers(headers: &[plan::Header]) -> Result<Vec<(http::HeaderName, Template)>, CompileError> {
-    headers.iter().map(|header| Ok((header_name(&header.name)?, template(header.value.as_ref())?))).collect()
+/// Compiles headers; `slots` are a user's, where they name its variables.
+pub(super) fn headers(
+    headers: &[plan::Header],
+    slots: &[String],
+) -> Result<Vec<(http::HeaderName, Template)>, CompileError> {
+    let compile = |header: &plan::Header| {
+        let value = header.value.as_ref().ok_or(part("template"))?;
+        Ok((header_name(&header.name)?, Template::compile_for(value, slots)?))
+    };
+    headers.iter().map(compile).collect()
 }
 
 fn header_name(name: &str) -> Result<http::HeaderName, CompileError> {
     http::HeaderName::from_bytes(name.as_bytes()).map_err(|_| part("header name"))
 }
 
-/// Compiles credentials.
-pub(super) fn auth(auth: &plan::Auth) -> Result<Auth, CompileError> {
+/// Compiles credentials; `slots` are a user's, where they name its variables.
+pub(super) fn auth(auth: &plan::Auth, slots: &[String]) -> Result<Auth, CompileError> {
+    let compile = |template: Option<&plan::Template>| -> Result<Template, CompileError> {
+        Ok(Template::compile_for(template.ok_or(part("template"))?, slots)?)
+    };
     Ok(match auth.kind.as_ref().ok_or(part("credentials"))? {
         plan::auth::Kind::None(_) => Auth::None,
-        plan::auth::Kind::Bearer(token) => Auth::Bearer(Template::compile(token)?),
+        plan::auth::Kind::Bearer(token) => Auth::Bearer(compile(Some(token))?),
         plan::auth::Kind::Basic(basic) => {
-            Auth::Basic(template(basic.user.as_ref())?, template(basic.password.as_ref())?)
+            Auth::Basic(compile(basic.user.as_ref())?, compile(basic.password.as_ref())?)
         }
     })
 }
@@ -208,9 +218,9 @@ pub(super) fn http_step(
         step: step.step,
         method: http::Method::from_bytes(step.method.as_bytes()).map_err(|_| part("method"))?,
         url,
-        headers: headers(&step.headers)?,
+        headers: headers(&step.headers, &[])?,
         body: body(step, blobs)?,
-        auth: step.auth.as_ref().map(auth).transpose()?,
+        auth: step.auth.as_ref().map(|own| auth(own, &[])).transpose()?,
         expect,
         captures,
         required: step.required,

@@ -38,6 +38,14 @@ impl Template {
     /// # Errors
     /// Where an expression cannot be compiled.
     pub(super) fn compile(template: &plan::Template) -> Result<Self, ExpressionError> {
+        Self::compile_for(template, &[])
+    }
+
+    /// As [`Self::compile`], for a template that names its variables: `slots` are those of one type of user.
+    ///
+    /// # Errors
+    /// Where an expression cannot be compiled.
+    pub(super) fn compile_for(template: &plan::Template, slots: &[String]) -> Result<Self, ExpressionError> {
         let mut parts = Vec::with_capacity(template.parts.len());
         for part in &template.parts {
             parts.push(match &part.part {
@@ -48,7 +56,12 @@ impl Template {
                     match &hole.source {
                         None => continue,
                         Some(plan::hole::Source::Lookup(lookup)) => {
-                            Part::Lookup { slot: lookup.slot as usize, path: lookup.path.clone(), encoding }
+                            let slot = match lookup.name.as_str() {
+                                "" => lookup.slot as usize,
+                                // A type without that variable has no value there, ever.
+                                name => slots.iter().position(|slot| slot == name).unwrap_or(usize::MAX),
+                            };
+                            Part::Lookup { slot, path: lookup.path.clone(), encoding }
                         }
                         Some(plan::hole::Source::Expression(text)) => {
                             Part::Expression { expression: Expression::compile(text)?, encoding }

@@ -246,9 +246,13 @@ impl Engine {
         Ok(engine)
     }
 
-    /// Gives an order to every thread.
+    /// Gives an order to the threads that it is for.
     pub fn order(&self, order: &Order) {
-        for sender in &self.orders {
+        let is_for = |thread: usize| match order {
+            Order::Block(block) => block.thread as usize == thread,
+            _ => true,
+        };
+        for (_, sender) in self.orders.iter().enumerate().filter(|(thread, _)| is_for(*thread)) {
             if sender.try_send(order.clone()).is_err() {
                 tracing::error!("a load thread does not take orders any more");
             }
@@ -326,9 +330,7 @@ impl LoadThread {
                 },
                 Some(Order::Zero { .. } | Order::EndPhase { .. }) => {}
                 Some(Order::Block(block)) => {
-                    if block.thread == self.thread {
-                        thread.grants.block(block.phase, block.load, block.number, block.first, block.count);
-                    }
+                    thread.grants.block(block.phase, block.load, block.number, block.first, block.count);
                 }
                 Some(Order::Turn { phase, load, user }) => thread.grants.set_turn(phase, load, user),
                 Some(Order::Drain) => {
@@ -389,7 +391,6 @@ impl LoadThread {
             seed: setup.program.plan().seed,
             lease: setup.lease.clone(),
             users: Cell::new(0),
-            end_run: Cell::new(false),
         }
     }
 
@@ -418,6 +419,7 @@ impl LoadThread {
                 stops: stops.clone(),
                 users: TaskTracker::new(),
                 inherited,
+                end_run: Cell::new(false),
             });
             let reporter =
                 Reporter { thread: thread.clone(), events: events.clone(), number, phase: index, run_zero };
@@ -433,7 +435,7 @@ impl LoadThread {
             let size = thread.connections.shared_size();
             thread.connections.set_share(part(size).count_below(size));
             let teller = Teller { events: events.clone(), thread: number, phase: index };
-            let running = phase::run(phase, share, zero, teller);
+            let running = phase::run(phase.clone(), share, zero, teller);
             let mut from = reporter.run_time();
             let mut running = std::pin::pin!(running);
             loop {
@@ -443,7 +445,7 @@ impl LoadThread {
                     () = thread.timer.sleep_until(run_zero + edge) => {
                         reporter.report(from, edge).await;
                         from = edge;
-                        if thread.end_run.get() && !stops.draining.is_cancelled() {
+                        if phase.end_run.get() && !stops.draining.is_cancelled() {
                             stops.drain();
                             reporter.tell(EngineEvent::EndRun).await;
                         }
@@ -451,7 +453,7 @@ impl LoadThread {
                 }
             }
             reporter.report(from, reporter.run_time().max(from)).await;
-            if thread.end_run.get() {
+            if phase.end_run.get() {
                 reporter.tell(EngineEvent::EndRun).await;
             }
             let yielded = thread.yielded.borrow_mut().take();

@@ -1,6 +1,7 @@
 //! A virtual user: its variables, cookies and connections, carrying out a program. What it does for one request
 //! stands in `exchange`, what it makes of the answer in `judge`.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +52,7 @@ impl Pass {
         match self {
             Self::Arrival { arrival, .. } => arrival,
             Self::Iteration { iteration } => identity.place + iteration * identity.users,
-            Self::Life { life, .. } => identity.place + life * identity.users,
+            Self::Life { .. } => identity.place,
         }
     }
 }
@@ -99,7 +100,7 @@ pub(super) struct VirtualUser {
     /// Headers that the `headers` step has set.
     pub(super) headers: http::HeaderMap,
     /// Caps that are each user's own.
-    pub(super) caps: OwnCaps,
+    pub(super) caps: Rc<RefCell<OwnCaps>>,
     /// Whether anything failed in this life: then a missing value is a consequence, no fault of the scenario.
     pub(super) failed_before: bool,
     /// The first failure of this life, in words.
@@ -153,7 +154,7 @@ impl Last {
 }
 
 impl State {
-    fn program(&self) -> &UserProgram {
+    pub(super) fn program(&self) -> &UserProgram {
         &self.thread.program.users[self.kind]
     }
 
@@ -244,7 +245,12 @@ const ROWS: usize = usize::MAX;
 
 impl VirtualUser {
     /// A user at the beginning of a life.
-    pub(super) fn new(thread: &Rc<Thread>, identity: Identity, life: u64) -> Result<Self, ClientError> {
+    pub(super) fn new(
+        thread: &Rc<Thread>,
+        identity: Identity,
+        life: u64,
+        caps: &Rc<RefCell<OwnCaps>>,
+    ) -> Result<Self, ClientError> {
         let program = &thread.program.users[identity.kind];
         let mut state = State {
             thread: thread.clone(),
@@ -279,7 +285,7 @@ impl VirtualUser {
             cookies,
             state,
             headers: http::HeaderMap::new(),
-            caps: OwnCaps::default(),
+            caps: caps.clone(),
             failed_before: !is_load && thread.after_failure.get(),
             failure: None,
             life,
@@ -312,7 +318,8 @@ impl VirtualUser {
         serde_json::Value::Object(values.collect())
     }
 
-    /// Takes the rows of a pass, where rows change from pass to pass.
+    /// Takes the rows of a pass, where rows change from pass to pass. A life that begins before there is an iteration
+    /// for it takes its place's.
     fn take_rows(&mut self, pass: Pass) -> Result<(), EvalError> {
         let thread = self.thread.clone();
         let program = &thread.program;
@@ -325,19 +332,28 @@ impl VirtualUser {
             let mut keys = self.keys(pass, ROWS, &[]).to_vec();
             keys.push(u64::from(binding.source));
             let row = program.row(binding, &self.identity, sequence, || Draws::keyed(&keys));
-            let row = row.map_err(|_: OutOfRows| EvalError {
-                expression: self.state.name_of(binding.slot as usize).to_owned(),
-                message: "has no more rows (see `exhausted`)".to_owned(),
-            })?;
             let source = program.sources.get(binding.source as usize);
+            let row = match (row, pass) {
+                (Ok(row), _) => row,
+                (Err(_), Pass::Life { .. }) => sequence % source.map_or(1, Source::rows).max(1),
+                (Err(OutOfRows::StopUser | OutOfRows::Fail), _) => {
+                    let expression = self.state.name_of(binding.slot as usize).to_owned();
+                    let message = "has no more rows (see `exhausted`)".to_owned();
+                    return Err(EvalError { expression, message });
+                }
+            };
             let row = source.and_then(|source| row_of(source, row, &program.constants));
             self.state.set(binding.slot as usize, row.unwrap_or(Value::UNDEFINED));
         }
         Ok(())
     }
 
-    /// Carries out the steps at the beginning of a life; `due` is when they should have begun.
-    pub(super) async fn start(&mut self, due: Moment) -> PassResult {
+    /// Carries out the steps at the beginning of a life; `due` is when they should have begun, `first` the pass that the
+    /// life begins for.
+    pub(super) async fn start(&mut self, due: Moment, first: Pass) -> PassResult {
+        if let Err(error) = self.take_rows(first) {
+            return self.without_rows(&error);
+        }
         let thread = self.thread.clone();
         let pass = Pass::Life { life: self.life, stop: false };
         self.pass(&thread.program.users[self.identity.kind].start, pass, due).await
@@ -352,6 +368,9 @@ impl VirtualUser {
             Pass::Life { life, .. } => life,
         };
         self.state.set(slots::ITERATION as usize, Value::from(number));
+        if let Err(error) = self.take_rows(pass) {
+            return self.without_rows(&error);
+        }
         self.pass(&thread.program.users[self.identity.kind].body, pass, due).await
     }
 
@@ -389,14 +408,17 @@ impl VirtualUser {
         result.ended = Ended::Iteration;
     }
 
+    fn without_rows(&mut self, error: &EvalError) -> PassResult {
+        let mut result = PassResult { ended: Ended::Iteration, ok: false, waited: false };
+        self.broken(error, &mut result);
+        self.failed_before = true;
+        result
+    }
+
     async fn pass(&mut self, ops: &[Op], pass: Pass, mut due: Moment) -> PassResult {
         let mut nesting = Nesting::default();
         let mut result = PassResult { ended: Ended::Complete, ok: true, waited: false };
         let mut at = 0;
-        if let Err(error) = self.take_rows(pass) {
-            self.broken(&error, &mut result);
-            at = ops.len();
-        }
         while let Some(op) = ops.get(at) {
             let keys = self.keys(pass, at, &nesting.loops);
             self.state.draws.begin(&keys, self.thread.run_hash);
@@ -601,7 +623,7 @@ pub(super) enum Flow {
 
 fn row_of(source: &Source, row: u64, constants: &Constants) -> Option<Value> {
     match source {
-        Source::Table(table) => table.row(row),
+        Source::Table { table, .. } => table.row(row),
         Source::Generated { columns, .. } => {
             let values = RowValues { row, constants, draws: Arc::default() };
             let mut pairs = Vec::with_capacity(columns.len());

@@ -396,8 +396,9 @@ impl SessionCore {
             Order::Block(block) => {
                 if let Some(run) = self.run_named(&block.run) {
                     let key = (block.phase, block.load, block.thread);
+                    // Wanted until the thread asks for its next one: a thread takes each block once, and waits for one
+                    // that it did not get.
                     if run.wanted.get(&key) == Some(&block.number) {
-                        run.wanted.remove(&key);
                         out.push(Effect::Block(block));
                     }
                 }
