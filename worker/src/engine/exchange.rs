@@ -14,7 +14,7 @@ use loadgrid_common::time::Moment;
 
 use super::cap::{Slot, Slots};
 use super::program::address;
-use super::step::{Auth, Body, FormPart, HttpOp, PartContent, Url};
+use super::step::{Auth, Body, FormPart, HttpOp, PartContent, Retry, Url};
 use super::template::Template;
 use super::user::{Last, VirtualUser};
 use crate::client::{Answer, HttpClient as _, Request};
@@ -48,13 +48,15 @@ impl VirtualUser {
         keys: &[u64],
     ) -> Result<bool, EvalError> {
         // Built once: a repetition is the same request, with the same idempotency key.
-        let request = self.request(op)?;
+        let mut request = self.request(op)?;
         let mut repeated = 0;
         loop {
-            let attempt = self.attempt(op, request.clone(), due, keys).await?;
-            let Some(error) = attempt.error else { return Ok(true) };
             let again = op.retry.as_ref().filter(|retry| repeated < retry.max);
-            let Some(retry) = again.filter(|retry| retry.applies(error, attempt.status)) else {
+            let again = again.map(|retry| (retry, request.clone()));
+            let attempt = self.attempt(op, request, due, keys).await?;
+            let Some(error) = attempt.error else { return Ok(true) };
+            let applies = |retry: &Retry| retry.applies(error, attempt.status);
+            let Some((retry, same)) = again.filter(|(retry, _)| applies(retry)) else {
                 self.note_failure(op, error, attempt.status);
                 return Ok(false);
             };
@@ -62,6 +64,7 @@ impl VirtualUser {
             due = now() + retry.pause(repeated);
             repeated += 1;
             self.thread.timer.sleep_until(due).await;
+            request = same;
         }
     }
 
