@@ -132,6 +132,7 @@ impl LiveRun {
     pub(super) fn watch(&mut self, last: bool) -> Option<String> {
         let is_live = !last && self.core.may_be_broken_off();
         let spans = self.phase_facts();
+        self.watch.late(&self.ingest.take_late());
         while let Some((span, measures)) = self.ingest.take_interval(last) {
             let ends = self.watch.interval(&self.plan, &spans, span, measures, is_live);
             if ends.is_some() {
@@ -160,7 +161,6 @@ impl LiveRun {
                             .iter()
                             .for_each(|(worker, incarnation, _)| self.ingest.joined(worker, *incarnation));
                     }
-                    self.ingest.phase_begins(span.phase);
                     if let Some(phase) = self.phases.get_mut(span.phase as usize) {
                         phase.0 = Some(span.zero);
                     }
@@ -181,6 +181,9 @@ impl LiveRun {
                     tasks.push(Task::Ended);
                 }
             }
+        }
+        if let Some(phase) = self.core.phase() {
+            self.ingest.phase_begins(phase);
         }
         tasks
     }

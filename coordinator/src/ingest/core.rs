@@ -149,6 +149,8 @@ pub struct Ingest {
     intervals: Option<BTreeMap<u64, BTreeMap<u32, Measures>>>,
     /// Behind the last one that was taken.
     next_interval: u64,
+    /// What came when its interval was taken.
+    late: BTreeMap<u32, Measures>,
     /// The phase that began last.
     phase: u32,
     interval: Duration,
@@ -198,6 +200,7 @@ impl Ingest {
             fold: BTreeMap::new(),
             intervals: None,
             next_interval: 0,
+            late: BTreeMap::new(),
             phase: 0,
             interval: interval.max(Duration::from_millis(1)),
             touched: std::collections::BTreeSet::new(),
@@ -221,6 +224,11 @@ impl Ingest {
         let measures = self.intervals.as_mut()?.remove(&number)?;
         self.next_interval = number + 1;
         Some((span, measures))
+    }
+
+    /// What has come since the last call for intervals that were taken before, by phase.
+    pub fn take_late(&mut self) -> BTreeMap<u32, Measures> {
+        std::mem::take(&mut self.late)
     }
 
     /// Counts a snapshot, once, and in the order of its worker.
@@ -293,9 +301,11 @@ impl Ingest {
         if let Some(intervals) = &mut self.intervals {
             let middle = from + to.saturating_sub(from) / 2;
             let number = u64::try_from(middle.as_nanos() / self.interval.as_nanos()).unwrap_or(u64::MAX);
-            // What comes when its interval was taken belongs to the next one: nothing is left out.
-            let number = number.max(self.next_interval);
-            intervals.entry(number).or_default().entry(snapshot.phase).or_default().merge(&measures);
+            let place = match number < self.next_interval {
+                true => &mut self.late,
+                false => intervals.entry(number).or_default(),
+            };
+            place.entry(snapshot.phase).or_default().merge(&measures);
         }
         self.totals.entry(snapshot.phase).or_default().merge(&measures);
         self.fold.entry(snapshot.phase).or_default().merge(&measures);
@@ -321,8 +331,11 @@ impl Ingest {
         }
     }
 
-    /// A phase begins: every worker will report it.
+    /// A phase is carried out, or prepared: every worker will report it.
     pub fn phase_begins(&mut self, phase: u32) {
+        if phase == self.phase {
+            return;
+        }
         self.phase = phase;
         for known in self.workers.values_mut().filter(|known| known.waits == Waits::NextPhase) {
             known.waits = Waits::Now;
@@ -341,8 +354,11 @@ impl Ingest {
 
     /// Up to where everybody has reported who does; `None` before everybody has begun to.
     fn horizon(&self) -> Option<Duration> {
-        let reporting = self.workers.values().filter(|known| known.waits == Waits::Now);
-        let horizon = reporting.map(|known| known.reported).min().unwrap_or(Duration::MAX);
+        let of = |waits| {
+            self.workers.values().filter(move |known| known.waits == waits).map(|known| known.reported)
+        };
+        // Between two phases the newest interval is not over: the next phase may begin in it.
+        let horizon = of(Waits::Now).min().or_else(|| of(Waits::NextPhase).max())?;
         (!horizon.is_zero()).then_some(horizon)
     }
 
@@ -498,7 +514,9 @@ mod tests {
         assert_eq!(taken(&mut ingest), Some((second(2), 2)));
         report(&mut ingest, &b, 2);
         report(&mut ingest, &c, 3);
-        assert_eq!(taken(&mut ingest), Some((second(3), 3 + 2)), "what was late is looked at, too");
+        assert_eq!(taken(&mut ingest), Some((second(3), 3)));
+        assert_eq!(ingest.take_late()[&0].steps[&0].sent, 2, "late, and not lost");
+        assert!(ingest.take_late().is_empty());
         // The next phase is reported by everybody again.
         ingest.phase_begins(1);
         report(&mut ingest, &c, 4);

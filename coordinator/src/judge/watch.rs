@@ -97,6 +97,13 @@ impl Watch {
         self.rules.iter().any(|rule| rule.number == number)
     }
 
+    /// Measures of intervals that were looked at without them: they count where everything so far does, and in no window.
+    pub fn late(&mut self, measures: &ByPhase) {
+        if let Some(so_far) = &mut self.so_far {
+            merge(so_far, measures);
+        }
+    }
+
     /// An interval is complete; `spans` says when the phases were carried out, in run time. Returns the threshold that
     /// ends the run, if one does; none does where the run is not `live` any more.
     pub fn interval(
@@ -108,9 +115,7 @@ impl Watch {
         is_live: bool,
     ) -> Option<String> {
         if let Some(so_far) = &mut self.so_far {
-            for (&phase, measures) in &measures {
-                so_far.entry(phase).or_default().merge(measures);
-            }
+            merge(so_far, &measures);
         }
         self.recent.push_back(Interval { from, to, measures });
         while self.recent.front().is_some_and(|first| first.to + self.longest <= to) {
@@ -223,6 +228,12 @@ impl Rule {
         let ended = if self.ended_run { "; it ended the run" } else { "" };
         let worst = if self.failed.is_none() && !self.window.is_zero() { "worst " } else { "" };
         format!("{worst}{shown}{for_long}, at {at}{ended}")
+    }
+}
+
+fn merge(all: &mut ByPhase, more: &ByPhase) {
+    for (&phase, measures) in more {
+        all.entry(phase).or_default().merge(measures);
     }
 }
 

@@ -218,7 +218,8 @@ fn phases(facts: &Facts<'_>, iterations: &[Iterations]) -> (Measures, Vec<Phase>
         phases.push(Phase {
             name: plan.name.clone(),
             recorded: !plan.unrecorded,
-            started: span.zero.is_some(),
+            // Users that were to live on in it may have left in it.
+            started: span.zero.is_some() || !measures.steps.is_empty(),
             duration_us: micros(length),
             totals: totals(measures, iterations, length),
             iterations: *iterations,

@@ -587,6 +587,21 @@ impl RunCore {
         self.teardown().is_some() || next.is_some_and(|next| next.continues)
     }
 
+    /// The phase that is carried out or prepared.
+    #[must_use]
+    pub const fn phase(&self) -> Option<u32> {
+        match &self.state {
+            State::Warming { phase, .. } | State::InPhase { phase, .. } | State::Ending { phase, .. } => {
+                Some(*phase)
+            }
+            State::Waiting { .. }
+            | State::Arming { .. }
+            | State::Opening { .. }
+            | State::Draining { .. }
+            | State::Ended => None,
+        }
+    }
+
     /// Whether there is something left that a broken threshold could end.
     #[must_use]
     pub fn may_be_broken_off(&self) -> bool {
@@ -754,8 +769,8 @@ impl RunCore {
             self.tear_down(now, out);
             return;
         }
+        // It has no zero: nobody may have started anything that was planned for it.
         let until = now + if aborting { SEAL_LIMIT } else { STOP_FLOWS + SLACK };
-        out.push(RunEffect::PhaseBegins(PhaseSpan { phase: next, zero: now }));
         self.state = State::Ending { phase: next, until, aborting };
     }
 

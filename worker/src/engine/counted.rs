@@ -67,14 +67,26 @@ impl CountingUser {
             () = cut.cancelled() => None,
             outcome = begin_and_iterate(&self.phase, &mut self.seat, pass, due) => Some(outcome),
         };
-        let Some((ok, ended)) = outcome else { return Some(Turn::Over) };
+        let Some(Outcome { ok, ended, began }) = outcome else { return Some(Turn::Over) };
         guard.end(ok, now().since(due));
+        if !began && ended != Ended::Run {
+            self.pause().await;
+        }
         match ended {
             Ended::Complete | Ended::Iteration => {}
             Ended::User => self.seat.end(&self.phase).await,
             Ended::Run => self.phase.end_run.set(true),
         }
         Some(Turn::Done(ended))
+    }
+
+    /// After a life that could not begin; no part of any figure.
+    async fn pause(&self) {
+        tokio::select! {
+            biased;
+            () = self.phase.stops.ending.cancelled() => {}
+            () = self.phase.thread.timer.sleep_until(now() + FAILED_START_PAUSE) => {}
+        }
     }
 
     /// Iterations that were planned and do not begin any more: there was no time left for them, or the run ends.
@@ -99,15 +111,21 @@ impl CountingUser {
     }
 }
 
-async fn begin_and_iterate(phase: &Phase, seat: &mut Seat, pass: Pass, due: Moment) -> (bool, Ended) {
+/// How an iteration ended, and whether it began: a life may not.
+struct Outcome {
+    ok: bool,
+    ended: Ended,
+    began: bool,
+}
+
+async fn begin_and_iterate(phase: &Phase, seat: &mut Seat, pass: Pass, due: Moment) -> Outcome {
     let due = match seat.begin(phase, due, pass).await {
         // The wait stands in the first exchange of `start`; the loop is due now.
         Begun::Ready { waited: true } => now(),
         Begun::Ready { waited: false } => due,
-        Begun::Not(Ended::Run) => return (false, Ended::Run),
-        Begun::Not(_) => {
-            phase.thread.timer.sleep_until(now() + FAILED_START_PAUSE).await;
-            return (false, Ended::Iteration);
+        Begun::Not(ended) => {
+            let ended = if ended == Ended::Run { Ended::Run } else { Ended::Iteration };
+            return Outcome { ok: false, ended, began: false };
         }
     };
     let result = seat.iterate(pass, due).await;
@@ -115,7 +133,7 @@ async fn begin_and_iterate(phase: &Phase, seat: &mut Seat, pass: Pass, due: Mome
         // A loop without a request or a pause must not keep the thread to itself.
         tokio::task::yield_now().await;
     }
-    (result.ok, result.ended)
+    Outcome { ok: result.ok, ended: result.ended, began: true }
 }
 
 /// Makes the seats of `at-once`, whose users begin their lives before phase zero.
