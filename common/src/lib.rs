@@ -4,6 +4,7 @@
 //! A type lives here only when both sides need it. `schedule`, `stats`, `units`, `id` and `random` are
 //! pure: they read no clock and do no I/O (`e2e/tests/tidy.rs` keeps it so).
 
+pub mod causes;
 pub mod expression;
 pub mod id;
 pub mod lease;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use loadgrid_common::causes::with_causes;
 use loadgrid_common::id::{RunId, WorkerId};
 use loadgrid_common::process::boot_now;
 use loadgrid_common::wire::pb;
@@ -201,11 +202,11 @@ impl Actor {
         if let Some(committing) = self.committing.take()
             && let Ok((_, Err(error))) = committing.task.await
         {
-            tracing::error!(error = %chain(&error), "the last commit failed");
+            tracing::error!(error = %with_causes(&error), "the last commit failed");
         }
         let EndedLive { run, rest, report, view } = ended;
         if let Err(error) = self.store.commit(run.clone(), rest).await {
-            tracing::error!(error = %chain(&error), "the last commit failed");
+            tracing::error!(error = %with_causes(&error), "the last commit failed");
         }
         let outcome = serde_json::to_value(report.verdict.outcome)
             .ok()
@@ -218,7 +219,7 @@ impl Actor {
             report_json: serde_json::to_string(&report).unwrap_or_default(),
         };
         if let Err(error) = self.store.end(stored).await {
-            tracing::error!(error = %chain(&error), "the report cannot be stored");
+            tracing::error!(error = %with_causes(&error), "the report cannot be stored");
         }
         tracing::info!(%run, exit_code = report.verdict.exit_code, "run ended");
         self.views.send_replace(Some(Arc::new(view)));
@@ -253,16 +254,6 @@ fn answer_to<T>(reply: oneshot::Sender<T>, answer: T) {
     }
 }
 
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
-}
-
 /// The commit under way, once it is through, and whether it was stored. Waits for ever where none is.
 async fn committed(committing: &mut Option<Committing>) -> (RunId, Fold, bool) {
     let Some(commit) = committing else { return std::future::pending().await };
@@ -272,7 +263,7 @@ async fn committed(committing: &mut Option<Committing>) -> (RunId, Fold, bool) {
     match result {
         Ok((fold, Ok(()))) => (run, fold, true),
         Ok((fold, Err(error))) => {
-            tracing::error!(error = %chain(&error), "counts cannot be committed; trying again, and acknowledging nothing meanwhile");
+            tracing::error!(error = %with_causes(&error), "counts cannot be committed; trying again, and acknowledging nothing meanwhile");
             (run, fold, false)
         }
         Err(error) => {

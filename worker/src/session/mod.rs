@@ -14,6 +14,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use loadgrid_common::causes::with_causes;
 use loadgrid_common::id::{Incarnation, WorkerId};
 use loadgrid_common::lease::Lease;
 use loadgrid_common::process::{ProcessUse, boot_now, head_room, process_use};
@@ -279,7 +280,7 @@ impl Actor {
                 let cancelled = cancel.clone();
                 let starting = tokio::task::spawn_blocking(move || {
                     start_engine(&config, *prepare, &tables, lease, &events, &cancelled)
-                        .map_err(|error| display_chain(&*error))
+                        .map_err(|error| with_causes(&*error))
                 });
                 self.engine = EngineState::Starting(starting, cancel);
             }
@@ -416,16 +417,6 @@ fn start_engine(
     let setup =
         RunSetup { run: prepare.run, program, secrets: Secrets(prepare.secrets), clients, lease, interval };
     Ok(Engine::start(&setup, config.threads, events)?)
-}
-
-fn display_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 /// The engine that was being started, once it is. Waits for ever where none is.
