@@ -38,6 +38,7 @@ pub struct Child {
     child: std::process::Child,
     log: Arc<Mutex<String>>,
     stdout: Option<std::thread::JoinHandle<String>>,
+    stderr: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Child {
@@ -58,7 +59,7 @@ impl Child {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("stderr is piped");
         let kept = log.clone();
-        std::thread::spawn(move || {
+        let stderr = std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut log = kept.lock().expect("nobody panics while logging");
                 log.push_str(&line);
@@ -71,7 +72,7 @@ impl Child {
             let _read = out.read_to_end(&mut text);
             String::from_utf8_lossy(&text).into_owned()
         });
-        Self { name: name.to_owned(), child, log, stdout: Some(stdout) }
+        Self { name: name.to_owned(), child, log, stdout: Some(stdout), stderr: Some(stderr) }
     }
 
     /// What it logged so far.
@@ -116,6 +117,8 @@ impl Child {
         let status =
             wait_for(&format!("the end of {}", self.name), limit, || self.child.try_wait().ok().flatten());
         let stdout = self.stdout.take().map(|thread| thread.join().unwrap_or_default()).unwrap_or_default();
+        // The process may have ended before its last line was read.
+        let _read = self.stderr.take().map(std::thread::JoinHandle::join);
         (status, stdout, self.log())
     }
 
